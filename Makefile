@@ -1,0 +1,82 @@
+# `make demo` and `make test` are all that a fresh clone needs: each makes the
+# virtual environment when it is missing, and installs when something changed.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+ROUNDS ?= 20
+
+python := $(VENV)/bin/python
+sources := asyncpipes tests examples benchmarks
+
+# A stamp is named after what it stands for, so that neither a `git pull`, nor
+# another Python, nor a moved folder, nor a clock can make an old one look new.
+# It is written last: an install that was interrupted leaves none.
+about_python := $(shell $(PYTHON) -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null)
+digest = $(firstword $(shell (echo '$(about_python)' '$(CURDIR)'; cat $(1)) 2>/dev/null | cksum))
+made     := $(VENV)/.made-$(call digest,/dev/null)
+examples := $(VENV)/.examples-$(call digest,pyproject.toml)
+dev      := $(VENV)/.dev-$(call digest,pyproject.toml)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help install demo test lint soak bench clean
+
+help:
+	@echo "make demo    process the flights of 2013 as twelve assets, and show what arrived"
+	@echo "make test    run all tests           (ARGS='-k framing' goes on to pytest)"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make bench   measure, beside dagster_pipes         (ARGS goes on to it)"
+	@echo "make soak    run the tests again and again, $(ROUNDS) rounds        (ROUNDS=n)"
+	@echo "make clean   remove the virtual environment and all that was built"
+	@echo
+	@echo "PYTHON=python3.12 chooses another Python (3.10 or later)."
+
+install: $(dev)
+
+demo: $(examples)
+	@$(python) examples/flights/host.py $(ARGS)
+
+test: $(dev)
+	@$(python) -m pytest $(ARGS)
+
+lint: $(dev)
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy $(sources)
+
+soak: $(dev)
+	@for round in $$(seq $(ROUNDS)); do \
+	  echo "round $$round of $(ROUNDS)"; \
+	  $(python) -m pytest -q $(ARGS) || exit 1; \
+	done
+
+bench: $(dev)
+	@$(python) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .venvs build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find asyncpipes tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(made):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or later is needed, and '$(PYTHON)' is not: set PYTHON=..."; exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' has no venv module (Debian: apt-get install python3-venv)"; exit 1; } >&2
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(examples): $(made)
+	$(call install,examples,$(examples))
+
+# The tests run the examples, so their packages are here as well.
+$(dev): $(made)
+	$(call install,dev,$(examples) $(dev))
+
+define install
+	@echo "installing asyncpipes[$(1)] into $(VENV) ..."
+	@rm -f $(VENV)/.examples-* $(VENV)/.dev-*
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+	@touch $(2)
+endef

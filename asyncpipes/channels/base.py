@@ -1,0 +1,117 @@
+"""What a channel is: a host's reader, a script's writer, and what they promise.
+
+The reader lives on the host's event loop, the writer in the script's outbox
+thread; they meet in the *messages params*, the JSON object that the host puts
+into the bootstrap and from which the script makes its writer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantees:
+    """What a channel promises about bytes that a write has returned for.
+
+    Attributes:
+        ordered: they arrive in the order they were written.
+        immediate: they are out of the process: it may crash and they arrive all
+            the same, and the write takes microseconds, not a network's time.
+        acknowledged: the other end has confirmed them.
+        durable: they survive a crash of the host.
+    """
+
+    ordered: bool
+    immediate: bool
+    acknowledged: bool
+    durable: bool
+
+
+class ChannelWriter(ABC):
+    """The script's end. Used by one thread at a time, which may block in it.
+
+    Making one does no I/O; :meth:`open` does.
+    """
+
+    guarantees: Guarantees
+
+    #: The most bytes that one write should carry.
+    batch_bytes: int = 1024 * 1024
+
+    def open(self) -> None:
+        """Make ready for writing.
+
+        Raises:
+            ChannelError: it cannot be; names what and says what to do.
+        """
+
+    def opened_extras(self) -> Mapping[str, Any]:
+        """What the ``opened`` message carries under ``extras``."""
+        return {}
+
+    @abstractmethod
+    def write(self, lines: bytes) -> None:
+        """Write complete lines, each with its newline; block until that is done.
+
+        After a *transient* :exc:`ChannelError` the caller may call again with
+        the very same bytes: the writer goes on where it stopped, and writes
+        nothing twice.
+
+        Raises:
+            ChannelError: some or all of the bytes are not written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything, also after a failed write. Idempotent."""
+
+
+class ChannelReader(ABC):
+    """The host's end. Lives on one event loop, used by one task at a time."""
+
+    @property
+    @abstractmethod
+    def params(self) -> Mapping[str, Any]:
+        """The messages params that lead a script's writer here."""
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """Wait for bytes and return them, at most about 1 MiB.
+
+        Cancelling it loses nothing: the next call returns what this one would have.
+
+        Raises:
+            ChannelError: the channel cannot be read any more.
+        """
+
+    @abstractmethod
+    async def read_available(self) -> bytes:
+        """Return bytes that are there now, or ``b""`` at the present end.
+
+        Like :meth:`read`, but it never waits for a script.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Release everything. Idempotent; safe to call while cancelled."""
+
+
+class Channel(ABC):
+    """A way for messages, as the host asks for it. Holds settings only.
+
+    One object may serve any number of sessions, unless it says otherwise.
+    """
+
+    guarantees: Guarantees
+
+    @abstractmethod
+    async def open_reader(self) -> ChannelReader:
+        """Create what has to be there before a script starts, and return the host's end.
+
+        Raises:
+            ChannelError: it cannot be created; names what and says what to do.
+        """

@@ -1,0 +1,1 @@
+"""The external process's side: what a script uses. Needs ``orjson`` alone."""

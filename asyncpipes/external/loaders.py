@@ -1,0 +1,196 @@
+"""Where a script finds its bootstrap: environment, command line, or a mapping.
+
+A *params loader* is anything with the three methods of
+:class:`ParamsLoader`, so the ones of ``dagster_pipes`` and their subclasses are
+taken as they are; likewise its context loaders and message writers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from ..channels.base import ChannelWriter, Guarantees
+from ..channels.file import PATH_KEY, FileWriter
+from ..errors import BootstrapEncodingError, BootstrapError
+from ..protocol import bootstrap
+from ..protocol.codec import loads
+
+_DATA_KEY = "data"
+
+
+@runtime_checkable
+class ParamsLoader(Protocol):
+    """What ``dagster_pipes.PipesParamsLoader`` asks for (Dagster Pipes 0.1)."""
+
+    def is_dagster_pipes_process(self) -> bool:
+        """Whether a host launched this process."""
+
+    def load_context_params(self) -> Mapping[str, Any]:
+        """The params of the context loader."""
+
+    def load_messages_params(self) -> Mapping[str, Any]:
+        """The params of the message writer."""
+
+
+@runtime_checkable
+class ContextLoader(Protocol):
+    """What ``dagster_pipes.PipesContextLoader`` asks for."""
+
+    def load_context(self, params: Mapping[str, Any]) -> AbstractContextManager[Any]:
+        """Give the context data while the ``with`` lasts."""
+
+
+class MappingParamsLoader:
+    """The bootstrap in a mapping, such as a Lambda event or a job's parameters.
+
+    Args:
+        mapping: holds ``DAGSTER_PIPES_CONTEXT`` and ``DAGSTER_PIPES_MESSAGES``.
+        source: how errors call it.
+    """
+
+    def __init__(self, mapping: Mapping[str, Any], *, source: str = "mapping") -> None:
+        self._mapping = mapping
+        self._source = source
+
+    def is_dagster_pipes_process(self) -> bool:
+        return bootstrap.is_present(self._mapping)
+
+    def _load(self) -> bootstrap.Bootstrap:
+        return bootstrap.from_mapping(self._mapping, source=self._source)
+
+    def load_context_params(self) -> Mapping[str, Any]:
+        return self._load().context
+
+    def load_messages_params(self) -> Mapping[str, Any]:
+        return self._load().messages
+
+
+class EnvParamsLoader(MappingParamsLoader):
+    """The bootstrap in the environment of this process."""
+
+    def __init__(self) -> None:
+        super().__init__(os.environ, source="environment variable")
+
+
+class CliParamsLoader:
+    """The bootstrap on the command line: ``--dagster-pipes-context X`` or ``...=X``.
+
+    Args:
+        arguments: the command line without the program; ``sys.argv[1:]`` by default.
+    """
+
+    def __init__(self, arguments: Sequence[str] | None = None) -> None:
+        self._arguments = sys.argv[1:] if arguments is None else arguments
+
+    def is_dagster_pipes_process(self) -> bool:
+        return bootstrap.from_arguments(self._arguments) is not None
+
+    def _load(self) -> bootstrap.Bootstrap:
+        found = bootstrap.from_arguments(self._arguments)
+        if found is None:
+            raise BootstrapError(
+                "the command line holds no --dagster-pipes-context and --dagster-pipes-messages"
+            )
+        return found
+
+    def load_context_params(self) -> Mapping[str, Any]:
+        return self._load().context
+
+    def load_messages_params(self) -> Mapping[str, Any]:
+        return self._load().messages
+
+
+def default_params_loader() -> ParamsLoader:
+    """The environment if it holds a bootstrap, else the command line."""
+    environment = EnvParamsLoader()
+    if environment.is_dagster_pipes_process():
+        return environment
+    return CliParamsLoader()
+
+
+class DefaultContextLoader:
+    """Context data inline (``{"data": {...}}``) or in a JSON file (``{"path": ...}``)."""
+
+    @contextmanager
+    def load_context(self, params: Mapping[str, Any]) -> Iterator[Any]:
+        """Give the context data.
+
+        Raises:
+            BootstrapError: the params hold neither, or the file cannot be read.
+        """
+        if isinstance(path := params.get(PATH_KEY), str):
+            try:
+                with open(path, "rb") as file:
+                    raw = file.read()
+            except OSError as error:
+                raise BootstrapError(
+                    f"cannot read the context file {path}: {error.strerror}. The host writes it,"
+                    " and this process must reach it under the same path"
+                ) from error
+            try:
+                yield loads(raw)
+            except ValueError as error:
+                raise BootstrapEncodingError(f"the context file {path}: {error}") from error
+        elif _DATA_KEY in params:
+            yield params[_DATA_KEY]
+        else:
+            raise BootstrapEncodingError(
+                f"the context params hold neither 'path' nor 'data' but {sorted(params)}: the host"
+                " uses another context injector; pass the matching context_loader to open_pipes()"
+            )
+
+
+def default_writer(params: Mapping[str, Any]) -> ChannelWriter:
+    """The writer that the messages params lead to.
+
+    Raises:
+        BootstrapEncodingError: none of the known channels is meant.
+    """
+    path = params.get(PATH_KEY)
+    if isinstance(path, str):
+        return FileWriter(path)
+    raise BootstrapEncodingError(
+        f"the messages params hold no 'path' but {sorted(params)}: the host reads messages from"
+        " somewhere else; pass the matching message_writer to open_pipes()"
+    )
+
+
+class StockWriter(ChannelWriter):
+    """A message writer of ``dagster_pipes``, or a subclass, as a channel of ours.
+
+    Nothing is known of where it writes, so nothing is promised.
+    """
+
+    guarantees = Guarantees(ordered=True, immediate=False, acknowledged=False, durable=False)
+
+    def __init__(self, writer: Any, params: Mapping[str, Any]) -> None:
+        self._writer = writer
+        self._params = params
+        self._scope: AbstractContextManager[Any] | None = None
+        self._channel: Any = None
+        # How many lines of a batch are through, should one of them fail.
+        self._through = 0
+
+    def open(self) -> None:
+        scope = self._writer.open(self._params)
+        self._channel = scope.__enter__()
+        self._scope = scope
+
+    def opened_extras(self) -> Mapping[str, Any]:
+        payload = self._writer.get_opened_payload()
+        return dict(payload.get("extras") or {})
+
+    def write(self, lines: bytes) -> None:
+        for line in lines.split(b"\n")[self._through : -1]:
+            self._channel.write_message(loads(line))
+            self._through += 1
+        self._through = 0
+
+    def close(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.__exit__(None, None, None)

@@ -1,0 +1,105 @@
+"""The seven messages of protocol 0.1, as bytes ready for a channel.
+
+A message is written in two steps. The caller's thread encodes all that the
+caller said into a *head*, a JSON object that lacks its last brace::
+
+    {"__dagster_pipes_version":"0.1","method":"log","params":{"message":"hi","level":"INFO"}
+
+and whoever accepts it for sending closes it with a *tail*: the bare ``}`` for a
+stock host, or the negotiated extension, whose numbers exist only then::
+
+    ,"writer":"k3f9","seq":17,"sent_at":1767225600.123456}
+
+The stock host ignores unknown keys at the top level, and only there; they are
+still sent to a host of ours alone (``"asyncpipes": {"v": 1}`` in the messages
+params of the bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .codec import dumps
+
+PROTOCOL_VERSION = "0.1"
+VERSION_FIELD = "__dagster_pipes_version"
+
+#: The key in the messages params by which our host and our scripts agree on extensions.
+EXTENSION_KEY = "asyncpipes"
+EXTENSION_VERSION = 1
+
+METHODS = (
+    "opened",
+    "closed",
+    "log",
+    "report_asset_materialization",
+    "report_asset_check",
+    "report_custom_message",
+    "log_external_stream",
+)
+
+_START = {
+    method: f'{{"{VERSION_FIELD}":"{PROTOCOL_VERSION}","method":"{method}","params":'.encode()
+    for method in METHODS
+}
+_LOG_START = _START["log"] + b'{"message":'
+_CUSTOM_START = _START["report_custom_message"] + b'{"payload":'
+_LEVEL_ENDS = {
+    level: f',"level":"{level}"}}'.encode()
+    for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+}
+
+#: The end of a line towards a stock host.
+PLAIN_TAIL = b"}\n"
+
+
+def encode_head(method: str, params: Mapping[str, Any]) -> bytes:
+    """Encode a message but for its last brace.
+
+    Raises:
+        InvalidParameterError: ``params`` hold what JSON cannot.
+    """
+    return _START[method] + dumps(params, where=method)
+
+
+def encode_log_head(message: str, level: str, fields: Mapping[str, Any] | None = None) -> bytes:
+    """Encode a log line but for its last brace; ``fields`` go to a host of ours alone."""
+    head = _LOG_START + dumps(message, where="log: message") + _LEVEL_ENDS[level]
+    if fields:
+        head += b',"fields":' + dumps(fields, where="log: fields")
+    return head
+
+
+def encode_custom_head(payload: Any) -> bytes:
+    """Encode a custom message but for its last brace.
+
+    Raises:
+        InvalidParameterError: the payload holds what JSON cannot; names the key.
+    """
+    return _CUSTOM_START + dumps(payload, where="report_custom_message: payload") + b"}"
+
+
+def extension_tail(writer: str, seq: int, sent_at: float, dropped: int = 0) -> bytes:
+    """The end of a line towards a host of ours (DESIGN: extensions are negotiated).
+
+    ``dropped`` is how many log and stream records this writer has dropped so
+    far; it is left out while it is 0.
+    """
+    if dropped:
+        return b',"writer":"%b","seq":%d,"sent_at":%.6f,"dropped":%d}\n' % (
+            writer.encode(),
+            seq,
+            sent_at,
+            dropped,
+        )
+    return b',"writer":"%b","seq":%d,"sent_at":%.6f}\n' % (writer.encode(), seq, sent_at)
+
+
+def speaks_extension(messages_params: Mapping[str, Any]) -> bool:
+    """Whether the host that sent these params is one of ours, of a version we know."""
+    offer = messages_params.get(EXTENSION_KEY)
+    if not isinstance(offer, Mapping):
+        return False
+    version = offer.get("v")
+    return isinstance(version, int) and version >= EXTENSION_VERSION
