@@ -204,7 +204,7 @@ def _a(value: Any) -> str:
 def _safe(exc: Exception) -> str:
     try:
         return f"{type(exc).__name__}: {exc}"
-    except Exception:  # noqa: BLE001 - an exception whose text raises too
+    except Exception:  # an exception whose text raises too
         return type(exc).__name__
 
 

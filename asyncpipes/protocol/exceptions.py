@@ -8,7 +8,6 @@ The wire's form is ``PipesException`` of Dagster Pipes 0.1: ``message``, ``stack
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +76,7 @@ def encode_exception(exc: BaseException, *, extended: bool) -> dict[str, Any]:
     """
     try:
         return _to_wire(_Encoder().encode(exc), extended)
-    except Exception:  # noqa: BLE001 - the outcome needs an exception more than a good one
+    except Exception:  # the outcome needs an exception more than a good one
         name = type(exc).__name__
         unprintable = PipesException(f"{name}: {_unprintable(exc)}\n", (), name, None, None)
         return _to_wire(unprintable, extended)
@@ -199,7 +198,7 @@ def _members(exc: BaseException) -> tuple[BaseException, ...]:
     """Leaves by the shape of the class: 3.10 has groups from a backport only."""
     try:
         members = getattr(exc, "exceptions", None)
-    except Exception:  # noqa: BLE001 - a property that raises: no group then
+    except Exception:  # a property that raises: no group then
         return ()
     if not isinstance(members, tuple):
         return ()
@@ -222,16 +221,15 @@ def _message(exc: BaseException) -> str:
         import traceback
 
         try:
-            explained = traceback.TracebackException(type(exc), exc, None)
+            explained = traceback.TracebackException(type(exc), exc, exc.__traceback__, limit=0)
             text = "".join(explained.format_exception_only())
-        except Exception:  # noqa: BLE001 - suggestions run code of the objects involved
+        except Exception:  # suggestions run code of the objects involved
             text = f"{type(exc).__name__}: {_unprintable(exc)}\n"
-        if sys.version_info < (3, 11):
-            text += _notes_text(exc)
-        return text
+        notes = _notes_text(exc)  # Python 3.10 knows no notes, unless exceptiongroup is loaded
+        return text if text.endswith(notes) else text + notes
     try:
         value = str(exc)
-    except Exception:  # noqa: BLE001 - the user's __str__
+    except Exception:  # the user's __str__
         value = _unprintable(exc)
     kind = type(exc)
     name = kind.__qualname__
@@ -255,7 +253,7 @@ def _notes(exc: BaseException) -> list[str]:
     for note in notes:
         try:
             texts.append(str(note))
-        except Exception:  # noqa: BLE001 - the user's __str__
+        except Exception:  # the user's __str__
             texts.append("<unprintable note>")
     return texts
 

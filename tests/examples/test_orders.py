@@ -38,7 +38,7 @@ async def run_step(name: str, **extras: str) -> tuple[RunResult, list[tuple[str,
         [sys.executable, str(ORDERS / name)],
         asset_keys=["orders"],
         extras=extras,
-        subscribers=[note],
+        subscribers=[(note, LogEvent)],
         forward_stdio=False,
     )
     return result, logs

@@ -29,7 +29,7 @@ WHERE = "report_custom_message: payload"
 
 class Colour(enum.Enum):
     RED = "red"
-    WHEN = datetime(2026, 1, 2)  # noqa: RUF012 - an Enum's member
+    WHEN = datetime(2026, 1, 2)
 
 
 class Number(enum.IntEnum):
@@ -276,7 +276,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(json_values)
 def test_json_values_come_back_as_they_were(value: Any) -> None:
     line = codec.dumps(value, where=WHERE)
@@ -287,7 +287,7 @@ def test_json_values_come_back_as_they_were(value: Any) -> None:
     assert codec.plain(value, where=WHERE) == value
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
         st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
@@ -298,7 +298,7 @@ def test_keys_are_those_of_the_standard_library(value: dict[Any, int]) -> None:
     assert json.loads(codec.dumps(value, where=WHERE)) == json.loads(json.dumps(value))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.binary())
 def test_bytes_can_be_recovered(value: bytes) -> None:
     assert base64.b64decode(codec.loads(codec.dumps(value, where=WHERE))) == value
@@ -352,15 +352,16 @@ def test_loads_refuses_with_a_reason(line: bytes, pattern: str) -> None:
         codec.loads(line)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=60))
 def test_loads_raises_nothing_but_value_error(line: bytes) -> None:
     try:
-        value = codec.loads(line)
-    except ValueError as exc:
-        assert str(exc)
+        expected = json.loads(line.decode())
+    except ValueError:
+        with pytest.raises(ValueError, match=r"not JSON|invalid UTF-8"):
+            codec.loads(line)
     else:
-        assert value == json.loads(line.decode())
+        assert repr(codec.loads(line)) == repr(expected)
 
 
 @pytest.mark.parametrize(

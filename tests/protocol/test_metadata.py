@@ -36,7 +36,7 @@ COLUMN = {
     "tags": {"unit": "none"},
     "constraints": {"nullable": False, "unique": True, "other": ["> 0"]},
 }
-TABLE = {
+TABLE: dict[str, Any] = {
     "records": [{"id": 1, "name": "a", "price": 0.5, "sold": True, "note": None}],
     "schema": [COLUMN, {"name": "name", "type": "string"}],
 }
@@ -318,14 +318,17 @@ def test_later_mutation_changes_nothing() -> None:
 
 
 raw_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), raw_json.filter(lambda v: not isinstance(v, dict)), min_size=1))
 def test_round_trip(metadata: dict[str, Any]) -> None:
     wire = encode_metadata(metadata, method=METHOD)
@@ -336,7 +339,7 @@ def test_round_trip(metadata: dict[str, Any]) -> None:
 
 
 @pytest.mark.host
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(sorted(METADATA_TYPES)), raw_json)
 def test_what_passes_never_breaks_a_stock_host(kind: str, raw_value: Any) -> None:
     external = pytest.importorskip("dagster._core.definitions.metadata.external_metadata")

@@ -1,0 +1,411 @@
+"""What goes on inside a session: one task that owns all the others.
+
+The life of a session::
+
+    enter ─▶ open the reader, inject the context ─▶ ready
+    body  ─▶ launch ─▶ process task, output tasks
+             read ─▶ events ─▶ hub ─▶ subscriber tasks
+    end of the process ─▶ read to the end ─▶ wait for writers that have not closed,
+             drain_timeout at most ─▶ subscribers finish ─▶ outcome
+    exit  ─▶ waits for that; cancelled or failed, it ends the process first
+
+No cancel scope and no task group spans the body: this task's group has them all, and
+the session's enter and exit only signal it. So the body's exceptions stay what they
+are, and what fails in here reaches the outcome instead of cancelling the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import anyio
+from anyio import CancelScope, create_task_group, move_on_after
+from anyio.abc import TaskGroup
+
+from ..channels.base import Channel, ChannelReader
+from ..errors import LaunchError, PipesError
+from ..protocol.bootstrap import Bootstrap
+from ..protocol.context import ContextData
+from ..protocol.events import (
+    AssetCheckEvent,
+    CustomMessageEvent,
+    Event,
+    ExternalStreamEvent,
+    MaterializationEvent,
+    Stream,
+)
+from ..protocol.messages import EXTENSION_KEY, EXTENSION_VERSION
+from ..protocol.outcome import judge
+from ..protocol.reading import SessionReader
+from .context_injectors import ContextInjector
+from .hub import Hub
+from .process import Command, Forward, OutputPipe, PipesProcess, Sink, Tail, drain, launch
+from .result import RunResult, SessionHealth, SessionStats
+
+Collect = Literal["results", "all", "none"]
+ForwardStdio = bool | Literal["events", "both"]
+
+#: How much is decoded before the loop gets a turn, in bytes: about half a
+#: millisecond's worth of ordinary messages.
+_SLICE_BYTES = 64 * 1024
+_RESULT_TYPES = frozenset({MaterializationEvent, AssetCheckEvent, CustomMessageEvent})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The arguments of ``open_pipes_session``; see there."""
+
+    channel: Channel
+    context_injector: ContextInjector
+    strict: bool
+    collect: Collect
+    drain_timeout: float
+    open_timeout: float | None
+    forward_stdio: ForwardStdio
+    grace: float
+
+
+class Phase(Enum):
+    """Where the runner is."""
+
+    OPENING = "opening"
+    READING = "reading"
+    DELIVERING = "delivering"
+    OVER = "over"
+
+
+class SessionRunner:
+    """Runs a session from :meth:`run`'s start to its end; all else only signals it."""
+
+    def __init__(self, context: ContextData, settings: Settings) -> None:
+        self._context = context
+        self._settings = settings
+        self.hub = Hub()
+        self._protocol = SessionReader()
+        self._tail = Tail()
+        self._collected: list[Event] = []
+        self._bytes = 0
+        self._events = 0
+        self._lag: float | None = None
+        self._started_at = time.monotonic()
+
+        self.phase = Phase.OPENING
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.drained = asyncio.Event()
+        self.group: TaskGroup | None = None
+        self.bootstrap: Bootstrap | None = None
+        self.result: RunResult | None = None
+        #: What failed in here, or the first exception of a subscriber.
+        self.fault: BaseException | None = None
+
+        self.launching = False
+        self.handed_out = False
+        self._process: PipesProcess | None = None
+        self._exit_code: int | None = None
+        self._reading_over = False
+        self._read_scope: CancelScope | None = None
+        self._opened = asyncio.Event()
+        self._stopping = False
+        self._timed_out: str | None = None
+        self._cancelled: str | None = None
+        self._failures: list[str] = []
+
+    # Signals from the session.
+
+    def leave(self) -> None:
+        """The body has ended well: finish as soon as nobody can write any more."""
+        self.hub.detach_iterators()
+        if not self.launching and (not self.handed_out or self._protocol.state.closed):
+            self._end_reading()
+
+    def finish(self, exit_code: int | None) -> None:
+        """The script, launched by somebody else, has ended."""
+        if exit_code is not None:
+            self._exit_code = exit_code
+        self._end_reading()
+
+    def stop(self, *, cancelled: str | None = None, timed_out: str | None = None) -> None:
+        """End the run: the process group first, then the reading. The first reason counts."""
+        if self._stopping or self.phase is Phase.OVER:
+            return
+        self._stopping = True
+        self._cancelled, self._timed_out = cancelled, timed_out
+        self.hub.detach_iterators()
+        if self.phase is Phase.DELIVERING:
+            self._limit_delivery()
+        elif self._process is not None:
+            self._start_ending(self._process)
+        elif not self.launching:
+            self._end_reading()
+        # While a launch is under way, _supervise() sees the flag when it is through.
+
+    def launch(
+        self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+    ) -> asyncio.Future[PipesProcess]:
+        """Start a process; the future tells when it runs, or why it does not."""
+        assert self.group is not None, "checked by the session"
+        self.launching = True
+        started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
+        self.group.start_soon(
+            self._supervise, command, env, cwd, started, name="asyncpipes process"
+        )
+        return started
+
+    @property
+    def stats(self) -> SessionStats:
+        """Counts so far."""
+        depths: dict[str, int] = {}
+        drops: dict[str, int] = {}
+        for subscription in self.hub.subscriptions:
+            name = subscription.name
+            depths[name] = depths.get(name, 0) + subscription.depth
+            drops[name] = drops.get(name, 0) + subscription.dropped
+        return SessionStats(self._events, self._bytes, self._lag, depths, drops)
+
+    @property
+    def health(self) -> SessionHealth:
+        """Who is open, and which subscribers hold up the reading."""
+        state = self._protocol.state
+        name = "closed" if state.closed else "open" if state.opened else "waiting"
+        if self.drained.is_set():
+            name = "drained"
+        return SessionHealth(name, tuple(s.name for s in self.hub.holding))
+
+    # The runner's own task.
+
+    async def run(self) -> None:
+        """The whole session. Raises nothing: what fails is in the result."""
+        try:
+            async with AsyncExitStack() as stack:
+                async with create_task_group() as group:
+                    self.group = group
+                    reader = await self._open(stack)
+                    self.phase = Phase.READING
+                    self.ready.set_result(None)
+                    if self._settings.open_timeout is not None:
+                        group.start_soon(self._watch_opening, self._settings.open_timeout)
+                    await self._follow(reader)
+                    await self._drain(reader)
+                    self.phase = Phase.DELIVERING
+                    self.drained.set()
+                    self.hub.end()
+                    self._opened.set()
+                    if self._stopping:
+                        self._limit_delivery()
+        except BaseException as error:
+            self._record(error)
+        finally:
+            self.phase = Phase.OVER
+            self.drained.set()
+            self.hub.end()
+            self._conclude()
+
+    async def _open(self, stack: AsyncExitStack) -> ChannelReader:
+        reader = await self._settings.channel.open_reader()
+        stack.push_async_callback(reader.aclose)
+        injected = await self._settings.context_injector.inject(self._context)
+        stack.push_async_callback(injected.aclose)
+        messages = {**reader.params, EXTENSION_KEY: {"v": EXTENSION_VERSION}}
+        self.bootstrap = Bootstrap(dict(injected.params), messages)
+        return reader
+
+    async def _watch_opening(self, timeout: float) -> None:
+        with move_on_after(timeout):
+            await self._opened.wait()
+            return
+        self.stop(timed_out=f"no script opened pipes within open_timeout={timeout:g} seconds")
+
+    async def _follow(self, reader: ChannelReader) -> None:
+        """Read until nobody can write any more."""
+        while not self._reading_over:
+            data = b""
+            with CancelScope() as self._read_scope:
+                data = await reader.read()
+            await self._take(data)
+            if not self.launching and self._protocol.state.closed:
+                return  # somebody else's scripts, and all that opened have closed
+
+    async def _drain(self, reader: ChannelReader) -> None:
+        """Read what is there, and wait a while for writers that have not closed."""
+        await self._read_to_end(reader)
+        deadline = anyio.current_time() + self._settings.drain_timeout
+        while self._protocol.state.open_writers and not self._is_ended_by_us():
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                break
+            data = b""
+            with move_on_after(left):  # around the read alone: what it returns must be taken
+                data = await reader.read()
+            await self._take(data)
+        await self._read_to_end(reader)
+        await self._publish(*self._protocol.receive_end(time.time()))
+
+    def _is_ended_by_us(self) -> bool:
+        """Whether we ended the process group: then nobody is left to wait for."""
+        process = self._process
+        return self._stopping and process is not None and not process.group_is_alive()
+
+    async def _read_to_end(self, reader: ChannelReader) -> None:
+        while data := await reader.read_available():
+            await self._take(data)
+
+    async def _take(self, data: bytes) -> None:
+        received_at = time.time()
+        self._bytes += len(data)
+        for start in range(0, len(data), _SLICE_BYTES):
+            part = data[start : start + _SLICE_BYTES]
+            await self._publish(*self._protocol.receive_data(part, received_at))
+            await asyncio.sleep(0)
+
+    async def _publish(self, events: list[Event], sizes: list[int]) -> None:
+        if not events:
+            return
+        self._events += len(events)
+        last = events[-1]
+        if last.sent_at is not None and last.received_at is not None:
+            self._lag = last.received_at - last.sent_at
+        if self._settings.collect == "results":
+            self._collected += [event for event in events if type(event) in _RESULT_TYPES]
+        elif self._settings.collect == "all":
+            self._collected += events
+        if not self._opened.is_set() and self._protocol.state.opened:
+            self._opened.set()
+        await self.hub.publish(events, sizes)
+
+    # The process.
+
+    async def _supervise(
+        self,
+        command: Command,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] | None,
+        started: asyncio.Future[PipesProcess],
+    ) -> None:
+        try:
+            process, stdout, stderr = await launch(command, env=env, cwd=cwd)
+        except LaunchError as error:
+            self._failures.append(str(error))
+            self._end_reading()
+            if not started.done():
+                started.set_exception(error)
+            return
+        self._process = process
+        if not started.done():
+            started.set_result(process)
+        if self._stopping:
+            self._start_ending(process)
+        try:
+            async with create_task_group() as outputs:
+                outputs.start_soon(self._pass_output, "stdout", stdout, process)
+                outputs.start_soon(self._pass_output, "stderr", stderr, process)
+                await process.follow()
+                # Reading the channel to its end need not wait for somebody who holds
+                # the standard streams.
+                self._end_reading()
+        except BaseException:
+            process.kill()  # this task is being cancelled: the loop itself is shutting down
+            raise
+
+    async def _pass_output(self, stream: Stream, pipe: OutputPipe, process: PipesProcess) -> None:
+        forwarding = self._settings.forward_stdio
+        forward = Forward(stream)
+        sinks: list[Sink] = []
+        if forwarding in (True, "both"):
+            sinks.append(forward)
+        if stream == "stderr":
+            sinks.append(self._tail)
+
+        if forwarding in ("events", "both"):
+
+            async def capture(data: bytes) -> None:
+                self._capture(stream, data.decode("utf-8", "replace"))
+
+            sinks.append(capture)
+        await drain(pipe, sinks, process, self._settings.drain_timeout)
+        await forward.finish()
+
+    def _capture(self, stream: Stream, text: str) -> None:
+        event = ExternalStreamEvent(
+            stream, text, {"source": "host"}, received_at=time.time()
+        )
+        self._events += 1
+        if self._settings.collect == "all":
+            self._collected.append(event)
+        self.hub.publish_captured(event)
+
+    def _start_ending(self, process: PipesProcess) -> None:
+        assert self.group is not None, "a process was launched in it"
+        self.group.start_soon(process.end, self._settings.grace, name="asyncpipes end")
+
+    def _end_reading(self) -> None:
+        self._reading_over = True
+        if self._read_scope is not None:
+            self._read_scope.cancel()
+
+    # The end.
+
+    def _limit_delivery(self) -> None:
+        """The run was stopped: subscribers have only so long to take what waits."""
+        assert self.group is not None, "delivering happens in it"
+        self.group.cancel_scope.deadline = anyio.current_time() + self._settings.drain_timeout
+
+    def _record(self, error: BaseException) -> None:
+        """Something failed in here: it goes into the result, or to who waits for the opening."""
+        error = _unwrapped(error)
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            return
+        self.fault = error
+        if isinstance(error, asyncio.CancelledError):
+            self._cancelled = self._cancelled or "the event loop was shut down"
+        elif isinstance(error, PipesError):
+            self._failures.append(str(error))
+        else:
+            self._failures.append(f"the session failed: {error!r}")
+
+    def _conclude(self) -> None:
+        failed = self.hub.failed
+        failures = list(self._failures)
+        for subscription in failed:
+            failures.append(f"subscriber {subscription.name} raised {subscription.error!r}")
+            self.fault = self.fault or subscription.error
+        code = self._exit_code
+        if self._process is not None:
+            code = self._process.returncode
+        outcome = judge(
+            self._protocol.state,
+            exit_code=None if code is None or code < 0 else code,
+            signal=-code if code is not None and code < 0 else None,
+            undelivered=self.hub.undelivered,
+            timed_out=self._timed_out,
+            cancelled=self._cancelled,
+            failures=tuple(failures),
+            duration=time.monotonic() - self._started_at,
+        )
+        collected = self._collected
+        self.result = RunResult(
+            outcome=outcome,
+            materializations=tuple(e for e in collected if isinstance(e, MaterializationEvent)),
+            checks=tuple(e for e in collected if isinstance(e, AssetCheckEvent)),
+            custom_messages=tuple(e for e in collected if isinstance(e, CustomMessageEvent)),
+            events=tuple(collected) if self._settings.collect == "all" else (),
+            stats=self.stats,
+            stderr=self._tail.text,
+            subscriber_failed=bool(failed),
+        )
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """The exception itself, where a task group has wrapped a single one."""
+    while True:
+        inner = getattr(error, "exceptions", None)
+        if not isinstance(inner, tuple) or len(inner) != 1:
+            return error
+        error = inner[0]

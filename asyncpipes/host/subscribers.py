@@ -1,0 +1,117 @@
+"""Ready subscribers: to a logger, to a list, to JSON lines.
+
+Each returns a callback for ``PipesSession.subscribe`` or ``run(subscribers=...)``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Protocol
+
+from ..protocol.codec import dumps
+from ..protocol.events import (
+    AssetCheckEvent,
+    ClosedEvent,
+    CustomMessageEvent,
+    Event,
+    ExternalStreamEvent,
+    GapEvent,
+    LogEvent,
+    MalformedEvent,
+    MaterializationEvent,
+    OpenedEvent,
+)
+from ..protocol.exceptions import PipesException
+from ..protocol.metadata import MetadataValue
+
+#: The ``event`` key of a JSON line.
+EVENT_NAMES: dict[type[Event], str] = {
+    OpenedEvent: "opened",
+    ClosedEvent: "closed",
+    LogEvent: "log",
+    MaterializationEvent: "materialization",
+    AssetCheckEvent: "asset_check",
+    CustomMessageEvent: "custom_message",
+    ExternalStreamEvent: "external_stream",
+    MalformedEvent: "malformed",
+    GapEvent: "gap",
+}
+
+
+class BinaryWriter(Protocol):
+    """Anything with ``write(bytes)``: a file opened in binary mode, ``sys.stdout.buffer``."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take bytes."""
+
+
+def to_logger(logger: logging.Logger) -> Callable[[Event], None]:
+    """Log what the script logs, at its level; malformed lines and gaps as warnings.
+
+    The script's own logger name, file and line, where it sent them, are in the
+    record's ``pipes`` attribute.
+    """
+
+    def log_event(event: Event) -> None:
+        match event:
+            case LogEvent():
+                message = event.message
+                if traceback := event.fields.get("traceback"):
+                    message = f"{message}\n{traceback}"
+                logger.log(event.level_number, "%s", message, extra={"pipes": event.fields})
+            case MalformedEvent():
+                logger.warning("malformed message: %s: %r", event.reason, event.raw[:200])
+            case GapEvent():
+                logger.warning("messages %d to %d never arrived", event.first, event.last)
+
+    return log_event
+
+
+def to_list(target: list[Event]) -> Callable[[Event], None]:
+    """Append every event to ``target``."""
+    return target.append
+
+
+def to_json_lines(file: BinaryWriter) -> Callable[[Event], None]:
+    """Write each event as a line of JSON, ``{"event": "log", "message": ..., ...}``.
+
+    Subscribe it with ``in_thread=True`` where the file is on a disk, so that the loop
+    does not wait for it.
+    """
+
+    def write_event(event: Event) -> None:
+        file.write(event_to_json(event) + b"\n")
+
+    return write_event
+
+
+def event_to_json(event: Event) -> bytes:
+    """An event as one line of JSON, without a newline: its name, then its fields.
+
+    Fields that are None are left out. ``raw`` of a malformed event is text, with
+    ``\\xNN`` for what is not UTF-8. Stock scripts may send numbers that JSON does not
+    have; they are the texts ``"nan"``, ``"inf"`` and ``"-inf"`` here.
+    """
+    row: dict[str, Any] = {"event": EVENT_NAMES[type(event)]}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if value is not None:
+            row[field.name] = _plain(value)
+    return dumps(row, where="event")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (PipesException, MetadataValue)):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
