@@ -102,7 +102,7 @@ class Progress:
         done_assets = sum(share == 1 for share in self.shares.values())
         text = f"{percent:3} %  {done_assets} of {self.assets} months"
         if self.moves:
-            print(f"{self.start_of_line}{text}", end="", flush=True)
+            print(f"{self.start_of_line}{text}", end="\n" if percent == 100 else "", flush=True)
         elif percent // 10 > self.shown // 10:
             print(text, flush=True)
         self.shown = percent

@@ -1,0 +1,1 @@
+"""The ``asyncpipes`` command. Needs the extra ``cli``."""
