@@ -12,6 +12,68 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "AmbiguousContextError",
+    "AssetCheckEvent",
+    "BootstrapEncodingError",
+    "BootstrapError",
+    "BootstrapMissingError",
+    "BootstrapTooLargeError",
+    "BootstrapTruncatedError",
+    "BufferFullError",
+    "ChannelError",
+    "CliParamsLoader",
+    "ClosedError",
+    "ClosedEvent",
+    "ContextData",
+    "ContextInjector",
+    "CustomMessageEvent",
+    "EnvContextInjector",
+    "EnvParamsLoader",
+    "Event",
+    "ExternalError",
+    "ExternalStreamEvent",
+    "GapEvent",
+    "InactiveError",
+    "InactiveWarning",
+    "IncompleteError",
+    "InvalidParameterError",
+    "LaunchError",
+    "LogEvent",
+    "MalformedEvent",
+    "MalformedMessageError",
+    "MappingParamsLoader",
+    "MaterializationEvent",
+    "MetadataValue",
+    "NotOpenError",
+    "OpenedEvent",
+    "Outcome",
+    "OutcomeError",
+    "PipesContext",
+    "PipesError",
+    "PipesException",
+    "PipesHandler",
+    "PipesSession",
+    "ProcessFailedError",
+    "ProtocolError",
+    "RunResult",
+    "SessionHealth",
+    "SessionStats",
+    "SessionTimeoutError",
+    "SubscriberError",
+    "TempFileContextInjector",
+    "TransitionError",
+    "UndefinedError",
+    "UsageError",
+    "__version__",
+    "open_pipes",
+    "open_pipes_session",
+    "run",
+    "to_json_lines",
+    "to_list",
+    "to_logger",
+]
+
 if TYPE_CHECKING:
     from .errors import (
         AmbiguousContextError,
@@ -44,8 +106,14 @@ if TYPE_CHECKING:
     from .external.inactive import InactiveWarning
     from .external.loaders import CliParamsLoader, EnvParamsLoader, MappingParamsLoader
     from .external.logging import PipesHandler
+    from .host.context_injectors import (
+        ContextInjector,
+        EnvContextInjector,
+        TempFileContextInjector,
+    )
     from .host.result import RunResult, SessionHealth, SessionStats
     from .host.session import PipesSession, open_pipes_session, run
+    from .host.subscribers import to_json_lines, to_list, to_logger
     from .protocol.context import ContextData
     from .protocol.events import (
         AssetCheckEvent,
@@ -76,8 +144,10 @@ _MODULES = {
     "external.inactive": "InactiveWarning",
     "external.loaders": "CliParamsLoader EnvParamsLoader MappingParamsLoader",
     "external.logging": "PipesHandler",
+    "host.context_injectors": "ContextInjector EnvContextInjector TempFileContextInjector",
     "host.result": "RunResult SessionHealth SessionStats",
     "host.session": "PipesSession open_pipes_session run",
+    "host.subscribers": "to_json_lines to_list to_logger",
     "protocol.context": "ContextData",
     "protocol.events": (
         "AssetCheckEvent ClosedEvent CustomMessageEvent Event ExternalStreamEvent GapEvent"
@@ -88,8 +158,6 @@ _MODULES = {
     "protocol.outcome": "Outcome",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604  # names of _HOMES are texts
 
 
 def __getattr__(name: str) -> Any:

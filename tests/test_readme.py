@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
 
 pytestmark = pytest.mark.host
 
@@ -99,7 +101,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     dagster = venv / "bin" / "dagster"
     # Guarded, since Dagster's executor spawns processes that import the main script.
     dagster.write_text(
-        f"#!{venv}/bin/python\nfrom dagster._cli import main\nif __name__ == '__main__':\n    main()\n"
+        f"#!{venv}/bin/python\nfrom dagster._cli import main\n"
+        "if __name__ == '__main__':\n    main()\n"
     )
     dagster.chmod(0o755)
     return variables

@@ -11,9 +11,10 @@ host opens it.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +89,8 @@ class FileChannel(Channel):
             A file that is there already is emptied, as the stock reader does.
         include_stdio_in_messages: ask the script to copy its stdout and stderr
             into the channel.
-        cleanup_file: remove the file when the session ends.
+        cleanup_file: remove the file when the session ends, and the temporary directory
+            with it. False keeps them, for a look at the wire.
         watch: ``"auto"`` wakes by inotify on local file systems and polls on
             others; ``"inotify"`` and ``"poll"`` insist on one of them.
         poll_interval: seconds between looks at the file when polling: at once
@@ -129,6 +131,9 @@ class _FileReader(ChannelReader):
         self._directory: str | None = None
         self._created = False
         self._file: AsyncFileIO | None = None
+        # A read in a thread cannot be taken back: its bytes are returned by whoever
+        # asks next, if the one who began it was cancelled.
+        self._reading: asyncio.Future[bytes] | None = None
         self._watcher: FileWatcher | None = None
 
     @property
@@ -139,19 +144,24 @@ class _FileReader(ChannelReader):
         }
 
     async def open(self) -> None:
-        import aiofiles
-        from anyio import CancelScope, to_thread
-
         from .watching import open_watcher
 
-        # Each step is shielded: what a thread has created must be known here, so
-        # that aclose() can remove it.
-        with CancelScope(shield=True):
-            await to_thread.run_sync(self._create)
+        # What a thread has created must be known here, so that aclose() can remove it.
+        await _to_its_end(asyncio.to_thread(self._create))
+        await _to_its_end(self._open_file())
+        self._watcher = await open_watcher(
+            self._path, self._channel.watch, self._channel.poll_interval
+        )
+
+    async def _open_file(self) -> None:
+        import aiofiles
+
+        try:
             self._file = await aiofiles.open(self._path, "rb", buffering=0)
-            self._watcher = await open_watcher(
-                self._path, self._channel.watch, self._channel.poll_interval
-            )
+        except OSError as error:
+            raise ChannelError(
+                f"cannot read the messages file {self._path}: {error.strerror}"
+            ) from error
 
     def _create(self) -> None:
         try:
@@ -182,37 +192,62 @@ class _FileReader(ChannelReader):
             misses += 1
 
     async def read_available(self) -> bytes:
-        from anyio import CancelScope
-
         assert self._file is not None, "read_available() before open()"
-        # A read in a thread cannot be taken back: once begun, its bytes must be
-        # returned, or the next read would start behind them.
-        with CancelScope(shield=True):
-            try:
-                return await self._file.read(READ_BYTES)
-            except OSError as error:
-                raise ChannelError(
-                    f"cannot read the messages file {self._path}: {error.strerror}"
-                ) from error
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._file.read(READ_BYTES))
+        reading = self._reading
+        await asyncio.wait([reading])  # which leaves it running when cancelled
+        self._reading = None
+        try:
+            return reading.result()
+        except OSError as error:
+            raise ChannelError(
+                f"cannot read the messages file {self._path}: {error.strerror}"
+            ) from error
 
     async def aclose(self) -> None:
-        from anyio import CancelScope, to_thread
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            await watcher.aclose()
+        await _to_its_end(self._release())
 
-        with CancelScope(shield=True):
-            watcher, self._watcher = self._watcher, None
-            if watcher is not None:
-                await watcher.aclose()
-            file, self._file = self._file, None
-            if file is not None:
-                await file.close()
-            await to_thread.run_sync(self._remove)
+    async def _release(self) -> None:
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+            self._reading.exception()  # nobody asks for it any more
+            self._reading = None
+        file, self._file = self._file, None
+        if file is not None:
+            await file.close()
+        await asyncio.to_thread(self._remove)
 
     def _remove(self) -> None:
         directory, self._directory = self._directory, None
+        created, self._created = self._created, False
+        if not self._channel.cleanup_file:
+            return
         if directory is not None:
             import shutil
 
             shutil.rmtree(directory, ignore_errors=True)
-        elif self._created and self._channel.cleanup_file:
-            self._created = False
+        elif created:
             Path(self._path).unlink(missing_ok=True)
+
+
+async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
+    """Run ``step`` to its end whatever cancellation comes; raise that afterwards."""
+    from anyio import CancelScope
+
+    future = asyncio.ensure_future(step)
+    cancelled: asyncio.CancelledError | None = None
+    # The scope keeps anyio from asking anew in each turn of the loop; the rest is for a
+    # cancellation that does not come from anyio.
+    with CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    future.result()
+    if cancelled is not None:
+        raise cancelled

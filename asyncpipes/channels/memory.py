@@ -53,13 +53,24 @@ class _Pipe:
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._gone = False
         self.filled = asyncio.Event()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._loop is not None:
-                raise ChannelError("this MemoryChannel has a reader already: make one a session")
+            if self._loop is not None or self._gone:
+                raise ChannelError(
+                    "this MemoryChannel has had a reader: make one channel for each session"
+                )
             self._loop = loop
+
+    def detach(self) -> None:
+        """The reader goes, and what it has not taken goes with it."""
+        with self._lock:
+            self._gone = True
+            self._loop = None
+            self._chunks.clear()
+            self._size = 0
 
     def put(self, data: bytes) -> None:
         with self._lock:
@@ -69,13 +80,18 @@ class _Pipe:
                     f"the memory channel holds {self._size} bytes that nobody has read",
                     transient=True,
                 )
+            if self._gone or (self._loop is not None and self._loop.is_closed()):
+                raise ChannelError(
+                    "the memory channel's reader is gone: its session is over, and nobody will"
+                    " read this"
+                )
             self._chunks.append(data)
             self._size += len(data)
             if self._loop is not None:
                 try:
                     self._loop.call_soon_threadsafe(self.filled.set)
-                except RuntimeError as error:  # its loop is closed: nobody will read this
-                    raise ChannelError("the memory channel's reader is gone") from error
+                except RuntimeError:
+                    pass  # the loop was closed this moment: the next write will say so
 
     def take(self) -> bytes:
         with self._lock:
@@ -119,4 +135,4 @@ class _MemoryReader(ChannelReader):
         return self._pipe.take()
 
     async def aclose(self) -> None:
-        pass
+        self._pipe.detach()

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import struct
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, ClassVar
 
 from anyio import to_thread
 
@@ -33,6 +33,9 @@ _IN_Q_OVERFLOW = 0x4000
 _IN_NONBLOCK = 0o4000
 _IN_CLOEXEC = 0o2000000
 _EVENT = struct.Struct("iIII")
+
+# How the kernel writes a blank or a backslash in a mount point.
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 #: The first look after data came, in seconds; it doubles up to the poll interval.
 _FIRST_POLL = 0.001
@@ -73,7 +76,7 @@ async def open_watcher(path: str, watch: Watch, poll_interval: float) -> FileWat
     if watch == "auto" and not await to_thread.run_sync(inotify_can_see, path):
         return PollingWatcher(poll_interval)
     try:
-        return await InotifyWatcher.open(path)
+        return InotifyWatcher.open(path)
     except OSError as error:
         if watch == "auto":  # the user's instances or watches are used up: look instead
             return PollingWatcher(poll_interval)
@@ -103,15 +106,15 @@ class InotifyWatcher(FileWatcher):
         self._descriptor: int | None = None
 
     @classmethod
-    async def open(cls, path: str) -> InotifyWatcher:
-        """Start watching.
+    def open(cls, path: str) -> InotifyWatcher:
+        """Start watching ``path``, for use on the running loop.
 
         Raises:
             OSError: no inotify here, or the user's instances or watches are used up.
         """
         hub = _Inotify.of_running_loop()
         watcher = cls(hub, path)
-        watcher._descriptor = await hub.add(path, watcher.grown)
+        watcher._descriptor = hub.add(path, watcher.grown)
         return watcher
 
     def arm(self) -> None:
@@ -132,10 +135,10 @@ class _Inotify:
     It is opened with the first watch and closed with the last.
     """
 
-    _instances: WeakKeyDictionary[asyncio.AbstractEventLoop, _Inotify] = WeakKeyDictionary()
+    # An instance holds its loop, so it is in here only while somebody uses it.
+    _instances: ClassVar[dict[asyncio.AbstractEventLoop, _Inotify]] = {}
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Only weakly known to the registry, and only while used: no cycle to the loop.
         self._loop = loop
         self._fd = -1
         self._users = 0
@@ -149,22 +152,20 @@ class _Inotify:
             found = cls._instances[loop] = cls(loop)
         return found
 
-    async def add(self, path: str, flag: asyncio.Event) -> int:
+    def add(self, path: str, flag: asyncio.Event) -> int:
         self._users += 1
         try:
             if self._fd < 0:
                 self._fd = _call("inotify_init1", _IN_NONBLOCK | _IN_CLOEXEC)
                 self._loop.add_reader(self._fd, self._readable)
-            # In a thread, since resolving a path may wait for a disk.
-            descriptor = await to_thread.run_sync(
-                _call, "inotify_add_watch", self._fd, os.fsencode(path), _IN_MODIFY
-            )
+            # Not in a thread: the file is open already, so that its path is in the kernel's
+            # cache; and no other watch can come or go in the middle of this.
+            descriptor = _call("inotify_add_watch", self._fd, os.fsencode(path), _IN_MODIFY)
         except BaseException:
             self._release()
             raise
         # The kernel gives one descriptor for one file, so several may share it.
         self._flags.setdefault(descriptor, set()).add(flag)
-        flag.set()  # it may have grown before the flag was known
         return descriptor
 
     def remove(self, descriptor: int, flag: asyncio.Event) -> None:
@@ -180,12 +181,14 @@ class _Inotify:
 
     def _release(self) -> None:
         self._users -= 1
-        if not self._users and self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self._users:
+            return
+        self._instances.pop(self._loop, None)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_reader(fd)
             os.close(fd)
-            self._instances.pop(self._loop, None)
 
     def _readable(self) -> None:
         try:
@@ -226,16 +229,18 @@ def inotify_can_see(path: str, mounts: str = "/proc/self/mountinfo") -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        lines = Path(mounts).read_text().splitlines()
-        real = os.path.realpath(path)
+        lines = Path(mounts).read_bytes().splitlines()
+        real = os.fsencode(os.path.realpath(path))
     except OSError:
         return False
-    best, kind = "", "unknown"
+    best, kind = b"", ""
     for line in lines:
-        fields = line.split(" ")
         # See proc(5): field 5 is the mount point, the type follows a lone hyphen.
-        point = fields[4].encode().decode("unicode_escape")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, fields[fields.index("-") + 1]
-    return kind != "unknown" and kind.split(".")[0] not in _REMOTE
+        fields = line.split(b" ")
+        if len(fields) < 5 or b"-" not in fields[6:-1]:
+            continue
+        point = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
+        inside = real == point or real.startswith(point.rstrip(b"/") + b"/")
+        if inside and len(point) >= len(best):  # of two on one point the later covers the other
+            best, kind = point, fields[fields.index(b"-", 6) + 1].decode("ascii", "replace")
+    return bool(kind) and kind.split(".")[0] not in _REMOTE

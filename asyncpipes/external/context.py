@@ -1,39 +1,23 @@
-"""``open_pipes`` and ``PipesContext``: what a script sees of its host."""
+"""``open_pipes`` and ``PipesContext``: how a script's connection opens and closes."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
-import time
 import warnings
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from ..channels.base import ChannelWriter
 from ..channels.file import INCLUDE_STDIO_KEY
-from ..errors import (
-    ChannelError,
-    ClosedError,
-    InactiveError,
-    InvalidParameterError,
-    NotOpenError,
-    UndefinedError,
-)
-from ..protocol.codec import is_numpy
+from ..errors import ChannelError, ClosedError, InactiveError, InvalidParameterError
 from ..protocol.context import ContextData
 from ..protocol.exceptions import encode_exception
-from ..protocol.messages import (
-    encode_custom_head,
-    encode_head,
-    encode_log_head,
-    speaks_extension,
-)
-from ..protocol.metadata import encode_metadata
+from ..protocol.messages import encode_head, speaks_extension
 from . import lifecycle
 from .inactive import ConsoleSink, InactiveWarning, NullSink
 from .loaders import (
@@ -41,25 +25,20 @@ from .loaders import (
     DefaultContextLoader,
     MappingParamsLoader,
     ParamsLoader,
-    StockWriter,
     default_params_loader,
-    default_writer,
 )
-from .logging import PipesHandler
-from .outbox import Kind, Outbox, Room, wait_delivered
-from .scope import StepScope
+from .outbox import Kind, Outbox
+from .reporting import STREAMS, Reporter, check_number
 from .stdio import StreamCapture
+from .stock import make_writer, register_stock
+from .waiting import block, cancel_again, in_thread, loop_future, uncancelled
 
 Inactive = Literal["warn", "error", "console"]
-T = TypeVar("T")
 
 #: What may wait for the channel, in bytes: half a minute of messages for a channel
 #: that takes 2 MB/s, and little enough for a small container.
 DEFAULT_MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 DEFAULT_CLOSE_TIMEOUT = 30.0
-
-_SEVERITIES = ("WARN", "ERROR")
-_STREAMS = ("stdout", "stderr")
 
 
 def open_pipes(
@@ -121,10 +100,12 @@ def open_pipes(
             f"open_pipes: `inactive` must be one of {', '.join(get_args(Inactive))}, got"
             f" {inactive!r}"
         )
-    if max_buffered_bytes < 1:
-        raise InvalidParameterError("open_pipes: `max_buffered_bytes` must be at least 1")
+    check_number(max_buffered_bytes, int, 1, "max_buffered_bytes")
+    check_number(close_timeout, (int, float), 0, "close_timeout")
     if isinstance(params_loader, Mapping):
         params_loader = MappingParamsLoader(params_loader)
+    _check_loader(params_loader, ParamsLoader, "params_loader")
+    _check_loader(context_loader, ContextLoader, "context_loader")
     return PipesContext(
         params_loader=params_loader,
         context_loader=context_loader,
@@ -138,7 +119,7 @@ def open_pipes(
     )
 
 
-class PipesContext(StepScope):
+class PipesContext(Reporter):
     """The open connection to the host. Made by :func:`open_pipes`.
 
     All ``report_*`` methods are plain functions for any thread: when the call returns,
@@ -170,6 +151,7 @@ class PipesContext(StepScope):
         max_buffered_bytes: int,
         close_timeout: float,
     ) -> None:
+        super().__init__()
         self._params_loader = params_loader
         self._context_loader = context_loader
         self._message_writer = message_writer
@@ -181,20 +163,12 @@ class PipesContext(StepScope):
         self._close_timeout = close_timeout
 
         self._writer: ChannelWriter | None = None
-        self._outbox: Outbox | None = None
-        self._sink: Outbox | NullSink | None = None
-        self._room = Room(None)
-        self._closed = False
-        self._close_lock = threading.Lock()
+        self._opened_extras: Mapping[str, Any] = {}
+        self._close_lock = threading.RLock()
         self._captures: list[StreamCapture] = []
         self._token: Token[PipesContext | None] | None = None
         self._undo = ExitStack()
-        self._materialized: set[str] = set()
-        self._materialized_lock = threading.Lock()
-        #: Whether log records carry ``fields``: the host is one of ours.
-        self.has_log_fields = False
-        self._logger = logging.Logger("asyncpipes")
-        self._logger.addHandler(PipesHandler(self))
+        self._pid = 0
 
     @classmethod
     def get(cls) -> PipesContext:
@@ -211,207 +185,6 @@ class PipesContext(StepScope):
         """Whether :meth:`get` would find a context."""
         return lifecycle.is_any_open()
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the context has been closed."""
-        return self._closed
-
-    @property
-    def log(self) -> logging.Logger:
-        """A ``logging.Logger`` whose records go to the host. All levels pass.
-
-        Attach :class:`asyncpipes.PipesHandler` to other loggers to send theirs.
-        """
-        return self._logger
-
-    # Reporting.
-
-    def report_asset_materialization(
-        self,
-        metadata: Mapping[str, Any] | None = None,
-        data_version: str | None = None,
-        asset_key: str | None = None,
-    ) -> Awaitable[None]:
-        """Report that an asset was materialized. Once for each asset.
-
-        Args:
-            metadata: labels to values; see ``protocol.metadata`` for what each
-                Python type becomes, or give ``{"type": ..., "raw_value": ...}``.
-            data_version: the data version, if there is one.
-            asset_key: which asset; may be left out where the step has just one.
-
-        Returns:
-            An awaitable that waits for room in the buffer.
-
-        Raises:
-            InvalidParameterError: a wrong type; names the parameter.
-            UndefinedError: the asset is not in scope, or not determined, or has been
-                materialized already.
-            ClosedError: the context is closed.
-        """
-        method = "report_asset_materialization"
-        self._check_open(method)
-        _check_type(asset_key, str, method, "asset_key", optional=True)
-        key = self._resolve_asset_key(asset_key, method)
-        _check_type(data_version, str, method, "data_version", optional=True)
-        params = {
-            "asset_key": key,
-            "data_version": data_version,
-            "metadata": encode_metadata(metadata, method=method),
-        }
-        head = encode_head(method, params)
-        with self._materialized_lock:
-            if key in self._materialized:
-                raise UndefinedError(
-                    f"{method}: asset `{key}` has been materialized already; report all of its"
-                    " metadata in one call"
-                )
-            self._materialized.add(key)
-        return self._send(head, Kind.RESULT, method)
-
-    def report_asset_check(
-        self,
-        check_name: str,
-        passed: bool,
-        severity: Literal["WARN", "ERROR"] = "ERROR",
-        metadata: Mapping[str, Any] | None = None,
-        asset_key: str | None = None,
-    ) -> Awaitable[None]:
-        """Report the result of an asset check.
-
-        Args:
-            check_name: the name under which the host knows the check.
-            passed: whether it passed.
-            severity: what a failure means: ``"WARN"`` or ``"ERROR"``.
-            metadata: as for :meth:`report_asset_materialization`.
-            asset_key: which asset; may be left out where the step has just one.
-
-        Returns:
-            An awaitable that waits for room in the buffer.
-
-        Raises:
-            InvalidParameterError: a wrong type or severity; names the parameter.
-            UndefinedError: the asset is not in scope, or not determined.
-            ClosedError: the context is closed.
-        """
-        method = "report_asset_check"
-        self._check_open(method)
-        _check_type(asset_key, str, method, "asset_key", optional=True)
-        key = self._resolve_asset_key(asset_key, method)
-        _check_type(check_name, str, method, "check_name")
-        if is_numpy(passed) and isinstance(value := passed.item(), bool):  # type: ignore[attr-defined]  # numpy.bool_
-            passed = value
-        _check_type(passed, bool, method, "passed")
-        _check_choice(severity, _SEVERITIES, method, "severity")
-        params = {
-            "asset_key": key,
-            "check_name": check_name,
-            "passed": passed,
-            "metadata": encode_metadata(metadata, method=method),
-            "severity": severity,
-        }
-        return self._send(encode_head(method, params), Kind.RESULT, method)
-
-    def report_custom_message(self, payload: Any) -> Awaitable[None]:
-        """Send any JSON value to the host; see ``protocol.codec`` for Python's other types.
-
-        Returns:
-            An awaitable that waits for room in the buffer: above the limit, until it
-            is half empty. Cancelling that takes nothing back.
-
-        Raises:
-            InvalidParameterError: the payload holds what JSON cannot; names the key.
-            BufferFullError: on an event loop's thread, twice the limit is waiting.
-            ClosedError: the context is closed.
-        """
-        method = "report_custom_message"
-        self._check_open(method)
-        return self._send(encode_custom_head(payload), Kind.CUSTOM, method)
-
-    def log_external_stream(
-        self,
-        stream: Literal["stdout", "stderr"],
-        text: str,
-        extras: Mapping[str, Any] | None = None,
-    ) -> Awaitable[None]:
-        """Send a piece of another process's output.
-
-        Args:
-            stream: ``"stdout"`` or ``"stderr"``.
-            text: any piece of text, not necessarily a line.
-            extras: JSON values that say more about it.
-
-        Returns:
-            An awaitable that waits for room in the buffer.
-
-        Raises:
-            InvalidParameterError: a wrong type or stream; names the parameter.
-            ClosedError: the context is closed.
-        """
-        method = "log_external_stream"
-        self._check_open(method)
-        _check_choice(stream, _STREAMS, method, "stream")
-        _check_type(text, str, method, "text")
-        _check_type(extras, Mapping, method, "extras", optional=True)
-        params = {"stream": stream, "text": text, "extras": dict(extras or {})}
-        return self._send(encode_head(method, params), Kind.RECORD, method)
-
-    def send_log(self, message: str, level: str, fields: Mapping[str, Any] | None) -> None:
-        """Queue a log line; what the logging handler calls. Never raises for a closed context."""
-        if self._sink is not None and not self._closed:
-            self._sink.put(encode_log_head(message, level, fields), Kind.RECORD)
-
-    def flush(self) -> Awaitable[None]:
-        """Make sure that all that was reported is with the channel.
-
-        On an event loop's thread it returns an awaitable that waits; elsewhere it
-        blocks. Cancelling the wait takes nothing back.
-
-        Raises:
-            ChannelError: the channel failed; ``undelivered`` counts what it did not take.
-        """
-        self._check_open("flush")
-        if asyncio._get_running_loop() is not None:
-            return self._flush()
-        if self._outbox is not None:
-            _block(self._outbox.on_delivered, None)
-            self._raise_failure("flush")
-        return _DONE
-
-    async def _flush(self) -> None:
-        if self._outbox is not None:
-            await wait_delivered(self._outbox)
-            self._raise_failure("flush")
-
-    def _send(self, head: bytes, kind: Kind, method: str) -> Awaitable[None]:
-        assert self._sink is not None, "checked by _check_open()"
-        if not self._sink.put(head, kind) and self._closed:
-            self._check_open(method)  # closed between the check and the put
-        return self._room
-
-    def _check_open(self, method: str) -> None:
-        if self._closed:
-            raise ClosedError(
-                f"{method}: the context is closed, so nothing can be reported through it; report"
-                " inside the `with` block, or open another context"
-            )
-        if self._sink is None:
-            raise NotOpenError(
-                f"{method}: the context is not open yet; report inside `with open_pipes() as"
-                " pipes:` or `async with open_pipes() as pipes:`"
-            )
-
-    def _raise_failure(self, what: str, otherwise: str | None = None) -> None:
-        outbox = self._outbox
-        assert outbox is not None, "only launched processes have a channel that can fail"
-        failure = outbox.failure
-        reason = str(failure) if failure is not None else otherwise
-        if reason is None:
-            return
-        count = outbox.undelivered
-        raise ChannelError(f"{what}: {count} messages were not delivered: {reason}",
-                           undelivered=count) from failure
-
     # Opening.
 
     def __enter__(self) -> PipesContext:
@@ -425,9 +198,9 @@ class PipesContext(StepScope):
         else:
             # Somebody's loader or writer may talk to a server. It must not be left
             # half open, so a cancellation waits for it.
-            cancelled = await _in_thread(self._load)
+            cancelled = await in_thread(self._load)
             if cancelled is not None:
-                self._abort()
+                self._abort(cancelled)
                 raise cancelled
         self._activate()
         return self
@@ -437,72 +210,89 @@ class PipesContext(StepScope):
         if self._sink is not None or self._closed:
             raise ClosedError("a context can be entered once: call open_pipes() again")
         loader = self._params_loader or default_params_loader()
-        if not loader.is_dagster_pipes_process():
-            self._become_inactive()
-            return
         try:
-            scope = (self._context_loader or DefaultContextLoader()).load_context(
-                loader.load_context_params()
-            )
-            self._data = ContextData.from_wire(self._undo.enter_context(scope))
-            params = loader.load_messages_params()
-            self.has_log_fields = speaks_extension(params)
-            if self._capture_stdio is None:
-                self._capture_stdio = params.get(INCLUDE_STDIO_KEY) is True
-            self._writer = _make_writer(self._message_writer, params)
-            self._writer.open()
+            self._launched = loader.is_dagster_pipes_process()
+            if self._launched:
+                self._connect(loader)
+            elif self._inactive == "error":
+                raise InactiveError(
+                    f"{_NOT_LAUNCHED}: neither the environment variables DAGSTER_PIPES_CONTEXT and"
+                    " DAGSTER_PIPES_MESSAGES nor their command line arguments are set. Launch it"
+                    " from a host, for instance with `asyncpipes run -- COMMAND`, or use"
+                    " inactive='warn'"
+                )
+            else:
+                self._data = ContextData()
             if self._register_stock:
-                self._undo.callback(_register_stock(self))
-            name = os.urandom(6).hex() if self.has_log_fields else None
-            self._outbox = Outbox(self._writer, name, self._max_buffered_bytes)
-            extras = dict(self._writer.opened_extras())
-            self._outbox.put(encode_head("opened", {"extras": extras}), Kind.RESULT)
-        except BaseException:
-            self._abort()
+                self._undo.callback(register_stock(self))
+        except BaseException as error:
+            self._abort(error)
             raise
 
-    def _abort(self) -> None:
-        """Entering failed: release what it had got hold of."""
-        try:
-            if self._writer is not None:
-                self._writer.close()
-        finally:
-            self._undo.close()
-
-    def _become_inactive(self) -> None:
-        self._launched = False
-        self._data = ContextData()
-        what = "this process was not launched by a Dagster Pipes host"
-        if self._inactive == "error":
-            raise InactiveError(
-                f"{what}: neither the environment variables DAGSTER_PIPES_CONTEXT and"
-                " DAGSTER_PIPES_MESSAGES nor their command line arguments are set. Launch it from"
-                " a host, for instance with `asyncpipes run -- COMMAND`, or use inactive='warn'"
-            )
-        if self._register_stock:
-            self._undo.callback(_register_stock(self))
-        if self._inactive == "warn":
-            warnings.warn(
-                f"{what}: what it reports is checked and goes nowhere", InactiveWarning, stacklevel=4
-            )
-            self._sink = NullSink()
-        else:
-            self._sink = ConsoleSink()
+    def _connect(self, loader: ParamsLoader) -> None:
+        scope = (self._context_loader or DefaultContextLoader()).load_context(
+            loader.load_context_params()
+        )
+        self._data = ContextData.from_wire(self._undo.enter_context(scope))
+        params = loader.load_messages_params()
+        self.has_log_fields = speaks_extension(params)
+        if self._capture_stdio is None:
+            self._capture_stdio = params.get(INCLUDE_STDIO_KEY) is True
+        self._writer = make_writer(self._message_writer, params)
+        self._writer.open()
+        self._opened_extras = dict(self._writer.opened_extras())
 
     def _activate(self) -> None:
         """Start what belongs to the opening task and thread. Does not block."""
-        if self._outbox is not None:
-            self._sink = self._outbox
-            self._room = self._outbox.room
-            self._outbox.start()  # from here on it closes the writer
-            if self._capture_stdio:
-                self._captures = [StreamCapture(name, self._captured) for name in _STREAMS]
-                for capture in self._captures:
-                    capture.start()
-            if self._guard is not None:
-                self._guard.install()
+        try:
+            if self._writer is None:
+                self._sink = self._inactive_sink()
+            else:
+                name = os.urandom(6).hex() if self.has_log_fields else None
+                outbox = Outbox(self._writer, name, self._max_buffered_bytes)
+                outbox.start()
+                self._sink = self._outbox = outbox  # which closes the writer from here on
+                self._room = outbox.room
+                outbox.put(encode_head("opened", {"extras": self._opened_extras}), Kind.RESULT)
+                if self._capture_stdio:
+                    for stream in STREAMS:
+                        capture = StreamCapture(stream, self._captured)
+                        capture.start()
+                        self._captures.append(capture)
+                if self._guard is not None:
+                    self._guard.install()
+        except BaseException as error:
+            self._abort(error)
+            raise
+        self._pid = os.getpid()
         self._token = lifecycle.current.set(self)
         lifecycle.register(self)
+
+    def _inactive_sink(self) -> NullSink:
+        if self._inactive == "console":
+            return ConsoleSink()
+        # The third frame from here is the one that enters the context.
+        warnings.warn(
+            f"{_NOT_LAUNCHED}: what it reports is checked and goes nowhere",
+            InactiveWarning,
+            stacklevel=4,
+        )
+        return NullSink()
+
+    def _abort(self, error: BaseException) -> None:
+        """Entering failed: release what it had got hold of, and tell the host if it knows."""
+        writer, self._writer = self._writer, None
+        outbox, self._outbox = self._outbox, None
+        self._sink = self._data = None
+        try:
+            self._stop_captures()
+            if outbox is not None:
+                head = self._closing_message(error)
+                block(lambda done: outbox.close(head, done), self._close_timeout)
+            elif writer is not None:
+                writer.close()
+        finally:
+            self._undo.close()
 
     def _captured(self, stream: str, text: str) -> None:
         assert self._outbox is not None, "only launched processes capture"
@@ -521,11 +311,9 @@ class PipesContext(StepScope):
             return
         try:
             if self._outbox is not None:
-                for capture in self._captures:
-                    capture.stop()
-                head = self._closing_message(error)
-                in_time = _block(lambda done: self._close_outbox(head, done), self._close_timeout)
-                self._check_delivered(error, in_time)
+                self._stop_captures()
+                block(self._closing(error), self._close_timeout)
+                self._check_delivered(error)
         finally:
             self._release()
 
@@ -541,22 +329,16 @@ class PipesContext(StepScope):
         try:
             if self._outbox is not None:
                 if self._captures:
-                    cancelled = await _in_thread(self._stop_captures)
-                head = self._closing_message(error)
-                future, resolve = _loop_future()
-                self._close_outbox(head, resolve)
-                late = await _uncancelled(future, self._close_timeout)
-                cancelled = cancelled or late
-                self._check_delivered(error or cancelled, future.done())
+                    cancelled = await in_thread(self._stop_captures)
+                closed = loop_future(self._closing(error))
+                cancelled = await uncancelled(closed, self._close_timeout) or cancelled
+                self._check_delivered(error or cancelled)
         finally:
             self._release()
         if cancelled is not None:
             if error is None:
                 raise cancelled
-            # The body's own exception goes on; the cancellation comes at the next await.
-            task = asyncio.current_task()
-            if task is not None:
-                task.cancel(*cancelled.args)
+            cancel_again(cancelled)  # the body's own exception goes on
 
     def close(self) -> None:
         """Close without an exception, as leaving a plain ``with`` does. Idempotent.
@@ -575,7 +357,8 @@ class PipesContext(StepScope):
             return True
 
     def _stop_captures(self) -> None:
-        for capture in self._captures:
+        captures, self._captures = self._captures, []
+        for capture in captures:
             capture.stop()
 
     def _closing_message(self, error: BaseException | None) -> bytes:
@@ -586,138 +369,49 @@ class PipesContext(StepScope):
             exception["message"] = f"terminated by SIGTERM: {exception['message']}"
         return encode_head("closed", {"exception": exception})
 
-    def _close_outbox(self, head: bytes, done: Callable[[], None]) -> None:
-        assert self._outbox is not None, "only launched processes have an outbox"
-        self._outbox.close(head, done)
+    def _closing(self, error: BaseException | None) -> Callable[[Callable[[], None]], None]:
+        """What sends the last message, and calls back when the channel is closed."""
+        outbox, head = self._outbox, self._closing_message(error)
+        assert outbox is not None, "only launched processes have an outbox"
+        return lambda done: outbox.close(head, done)
 
-    def _check_delivered(self, error: BaseException | None, in_time: bool) -> None:
-        late = f"the channel did not take them within close_timeout={self._close_timeout} seconds"
-        if not in_time and self._outbox is not None:
+    def _check_delivered(self, error: BaseException | None) -> None:
+        assert self._outbox is not None, "only launched processes have an outbox"
+        if not self._outbox.is_closed:
+            late = f"the channel was not done within close_timeout={self._close_timeout} seconds"
             self._outbox.abandon(ChannelError(late))
         if error is None:  # an exception of the body is never replaced
-            self._raise_failure("closing", None if in_time else late)
+            self._raise_failure("closing")
 
     def _release(self) -> None:
         lifecycle.unregister(self)
-        if self._token is not None:
-            token, self._token = self._token, None
+        token, self._token = self._token, None
+        if token is not None:
             try:
                 lifecycle.current.reset(token)
             except ValueError:
                 pass  # left in another Context than entered, as fixtures do; a closed
                 # context in the variable is passed over by find()
-        self._undo.close()
-        if self._guard is not None:
-            self._guard.finish()
+        try:
+            self._undo.close()
+        finally:
+            if self._guard is not None:
+                self._guard.finish()
 
     def drain_at_exit(self) -> None:
         """The interpreter ends and nobody left the block: write what was accepted."""
-        if self._outbox is not None and not self._closed:
+        if self._outbox is not None and not self._closed and self._pid == os.getpid():
+            self._stop_captures()
             self._outbox.drain()
-            _block(self._outbox.on_delivered, self._close_timeout)
+            block(self._outbox.on_delivered, self._close_timeout)
 
 
-def _make_writer(given: Any, params: Mapping[str, Any]) -> ChannelWriter:
-    if given is None:
-        return default_writer(params)
-    if isinstance(given, ChannelWriter):
-        return given
-    if hasattr(given, "open") and hasattr(given, "get_opened_payload"):
-        return StockWriter(given, params)
-    raise InvalidParameterError(
-        "open_pipes: `message_writer` must be a ChannelWriter or a message writer of dagster_pipes,"
-        f" got {type(given).__name__}"
-    )
+_NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"
 
 
-def _register_stock(context: PipesContext) -> Callable[[], None]:
-    """Make ``dagster_pipes`` find our context; return what puts it back."""
-    try:
-        from dagster_pipes import PipesContext as Stock  # an extra of the script's own
-    except ImportError as error:
+def _check_loader(loader: object, expected: type[Any], parameter: str) -> None:
+    if loader is not None and not isinstance(loader, expected):
         raise InvalidParameterError(
-            "open_pipes: register_stock=True needs the package dagster-pipes, which is not"
-            " installed here"
-        ) from error
-    before = Stock._instance
-    Stock.set(context)  # type: ignore[arg-type]  # the same methods, no common class
-
-    def restore() -> None:
-        Stock._instance = before
-
-    return restore
-
-
-class _Done:
-    """An awaitable that is done."""
-
-    def __await__(self) -> Generator[object, None, None]:
-        return
-        yield
-
-
-_DONE = _Done()
-
-
-def _block(subscribe: Callable[[Callable[[], None]], None], timeout: float | None) -> bool:
-    """Block this thread until the callback comes; False if it did not in time."""
-    done = threading.Event()
-    subscribe(done.set)
-    return done.wait(timeout)
-
-
-def _loop_future() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """A future of this loop, and what resolves it from any thread."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def resolve() -> None:
-        try:
-            loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
-        except RuntimeError:
-            pass  # the loop is closed, so nobody waits any more
-
-    return future, resolve
-
-
-async def _uncancelled(
-    future: asyncio.Future[T], timeout: float | None = None
-) -> asyncio.CancelledError | None:
-    """Wait for ``future`` whatever cancellation comes; return the cancellation, if one did."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            break
-        try:
-            await asyncio.wait([future], timeout=left)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled
-
-
-async def _in_thread(function: Callable[[], None]) -> asyncio.CancelledError | None:
-    """Run ``function`` in a worker thread to its end; return a cancellation that came."""
-    future = asyncio.get_running_loop().run_in_executor(None, function)
-    cancelled = await _uncancelled(future)
-    future.result()
-    return cancelled
-
-
-def _check_type(
-    value: Any, expected: type, method: str, parameter: str, *, optional: bool = False
-) -> None:
-    if isinstance(value, expected) or (optional and value is None):
-        return
-    name = f"{expected.__name__} or None" if optional else expected.__name__
-    raise InvalidParameterError(
-        f"{method}: `{parameter}` must be {name}, got {type(value).__name__}: {value!r:.100}"
-    )
-
-
-def _check_choice(value: Any, choices: tuple[str, ...], method: str, parameter: str) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise InvalidParameterError(
-            f"{method}: `{parameter}` must be {' or '.join(choices)}, got {value!r:.100}"
+            f"open_pipes: `{parameter}` must be a loader of asyncpipes or dagster_pipes, got"
+            f" {type(loader).__name__}"
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from ..protocol.codec import loads
-from .outbox import Kind
+from .outbox import Kind, complain
 
 
 class InactiveWarning(UserWarning):
@@ -26,7 +25,7 @@ class ConsoleSink(NullSink):
 
     def put(self, head: bytes, kind: Kind) -> bool:
         message = loads(head + b"}")
-        print(_line(message["method"], message["params"]), file=sys.stderr, flush=True)
+        complain(_line(message["method"], message["params"]))
         return True
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 current: ContextVar[PipesContext | None] = ContextVar("asyncpipes_context", default=None)
 
 _open_contexts: list[PipesContext] = []
-_lock = threading.Lock()
+# Reentrant: the garbage collector may run code that logs in a thread that holds it.
+_lock = threading.RLock()
 _exit_hook_installed = False
 
 
@@ -84,7 +85,7 @@ def _at_exit() -> None:
     with _lock:
         leftover = list(_open_contexts)
     for context in leftover:
-        context.drain_at_exit()
+        context.drain_at_exit()  # does nothing in a fork, whose parent has the same lines
 
 
 class TerminationGuard:
@@ -120,15 +121,15 @@ class TerminationGuard:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._restore()
-        if self._loop is not None and self._task is not None:
-            self._loop.call_soon_threadsafe(self._task.cancel, "SIGTERM")
-        else:
+        if self._loop is None or self._task is None or self._task.done():
             raise SystemExit(128 + number)
+        self._loop.call_soon_threadsafe(self._task.cancel, "SIGTERM")
 
     def finish(self) -> None:
         """Give SIGTERM back; if it has come, die of it now."""
         self._restore()
         if self.received:
+            _at_exit()  # contexts of other tasks, that nothing will close any more
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-from ..channels.base import ChannelWriter, Guarantees
+from ..channels.base import ChannelWriter
 from ..channels.file import PATH_KEY, FileWriter
 from ..errors import BootstrapEncodingError, BootstrapError
 from ..protocol import bootstrap
@@ -132,9 +132,12 @@ class DefaultContextLoader:
                     " and this process must reach it under the same path"
                 ) from error
             try:
-                yield loads(raw)
+                data = loads(raw)
             except ValueError as error:
-                raise BootstrapEncodingError(f"the context file {path}: {error}") from error
+                raise BootstrapEncodingError(
+                    f"the context file {path} holds no JSON: {error}"
+                ) from error
+            yield data
         elif _DATA_KEY in params:
             yield params[_DATA_KEY]
         else:
@@ -157,40 +160,3 @@ def default_writer(params: Mapping[str, Any]) -> ChannelWriter:
         f"the messages params hold no 'path' but {sorted(params)}: the host reads messages from"
         " somewhere else; pass the matching message_writer to open_pipes()"
     )
-
-
-class StockWriter(ChannelWriter):
-    """A message writer of ``dagster_pipes``, or a subclass, as a channel of ours.
-
-    Nothing is known of where it writes, so nothing is promised.
-    """
-
-    guarantees = Guarantees(ordered=True, immediate=False, acknowledged=False, durable=False)
-
-    def __init__(self, writer: Any, params: Mapping[str, Any]) -> None:
-        self._writer = writer
-        self._params = params
-        self._scope: AbstractContextManager[Any] | None = None
-        self._channel: Any = None
-        # How many lines of a batch are through, should one of them fail.
-        self._through = 0
-
-    def open(self) -> None:
-        scope = self._writer.open(self._params)
-        self._channel = scope.__enter__()
-        self._scope = scope
-
-    def opened_extras(self) -> Mapping[str, Any]:
-        payload = self._writer.get_opened_payload()
-        return dict(payload.get("extras") or {})
-
-    def write(self, lines: bytes) -> None:
-        for line in lines.split(b"\n")[self._through : -1]:
-            self._channel.write_message(loads(line))
-            self._through += 1
-        self._through = 0
-
-    def close(self) -> None:
-        scope, self._scope = self._scope, None
-        if scope is not None:
-            scope.__exit__(None, None, None)

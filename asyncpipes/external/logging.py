@@ -24,19 +24,22 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidParameterError, UsageError
+from ..errors import UsageError
 from ..protocol.codec import dumps, loads
+from . import lifecycle
 
 if TYPE_CHECKING:
-    from .context import PipesContext
+    from .reporting import Reporter
 
 #: A record logged while another one is being made into a message (by a ``__str__``
 #: that logs) is a message of its own, but only so deep: it might go on for ever.
 _MAX_DEPTH = 8
 
-_STANDARD_ATTRIBUTES = frozenset(
-    logging.LogRecord("", 0, "", 0, "", (), None).__dict__
-) | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 
 
 def level_name(number: int) -> str:
@@ -67,10 +70,22 @@ class PipesHandler(logging.Handler):
     formatter that was set is used for the message.
     """
 
-    def __init__(self, context: PipesContext | None = None, level: int | str = 0) -> None:
+    def __init__(self, context: Reporter | None = None, level: int | str = 0) -> None:
         super().__init__(level)
         self._target = context
         self._depth = threading.local()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Send a record that the filters let through.
+
+        Without the handler's lock, which the base class holds here: another thread
+        that waits for room in the buffer would hold it, and the loop wait for that thread.
+        """
+        # From Python 3.12 on a filter may give another record instead.
+        passed: Any = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
         depth = getattr(self._depth, "value", 0)
@@ -86,7 +101,7 @@ class PipesHandler(logging.Handler):
         finally:
             self._depth.value = depth
 
-    def _send(self, target: PipesContext, record: logging.LogRecord) -> None:
+    def _send(self, target: Reporter, record: logging.LogRecord) -> None:
         message = self._message(record)
         traceback = self._traceback(record)
         if target.has_log_fields:
@@ -109,8 +124,11 @@ class PipesHandler(logging.Handler):
             return record.getMessage()
         except Exception as error:  # a __str__ or a %-format of the caller's: say what was meant
             self.handleError(record)
-            args = _safe_repr(record.args)
-            return f"{record.msg!s} {args} (the message could not be formatted: {error!r})"
+            message = record.msg if isinstance(record.msg, str) else _safe_repr(record.msg)
+            return (
+                f"{message} {_safe_repr(record.args)} (the message could not be formatted:"
+                f" {_safe_repr(error)})"
+            )
 
     def _traceback(self, record: logging.LogRecord) -> str | None:
         if record.exc_info and record.exc_info[0] is not None:
@@ -121,11 +139,9 @@ class PipesHandler(logging.Handler):
 _FORMATTER = logging.Formatter()
 
 
-def _open_context() -> PipesContext | None:
-    from .context import PipesContext
-
+def _open_context() -> Reporter | None:
     try:
-        return PipesContext.get()
+        return lifecycle.find()
     except UsageError:  # none is open, or several and none is this task's
         return None
 
@@ -164,7 +180,7 @@ def _jsonable(value: Any) -> Any:
         return value
     try:
         return loads(dumps(value, where="extra"))
-    except InvalidParameterError:
+    except Exception:  # of JSON, or of a mapping of the caller's
         return _safe_repr(value)
 
 

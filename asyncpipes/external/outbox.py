@@ -23,24 +23,19 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from enum import Enum
+from threading import get_ident
+from types import TracebackType
 
 from ..channels.base import ChannelWriter
 from ..errors import BufferFullError, ChannelError
 from ..protocol.messages import PLAIN_TAIL, encode_log_head, extension_tail
+from .waiting import Retry, Room, block
 
-#: Transient faults of a channel are tried again for this long, in seconds, before the
-#: channel counts as failed. A full disk is often cleared within seconds; a script
-#: that can report nothing should not wait for it much longer.
-RETRY_SECONDS = 10.0
-_FIRST_RETRY = 0.05
-_LONGEST_RETRY = 1.0
-
-#: The loop's thread gives way at an ``await`` after this long without having done so,
-#: in seconds: half of what DESIGN allows between two checkpoints, since the caller
-#: spends as much again between its awaits.
-_YIELD_AFTER = 0.001
+#: How long the thread leaves the writer to a caller that waits for it, in seconds. It
+#: would win the lock again and again otherwise, as long as other threads report.
+_GIVE_WAY = 0.0001
 
 
 class Kind(Enum):
@@ -54,6 +49,10 @@ class Kind(Enum):
     RECORD    blocks                   dropped and counted
     CAPTURE   dropped and counted      dropped and counted
     ========= ======================== =============================================
+
+    Above the limit is where more than the limit waits already, so one line may cross
+    it, however long it is, and an empty buffer takes any. The thread that is writing
+    counts as a loop's: a writer that logs must not wait for itself.
 
     CAPTURE is copied standard output. It never blocks: its thread must keep
     draining the pipe that the script's ``print`` writes to.
@@ -78,8 +77,13 @@ class Outbox:
         self._writer = writer
         self._name = name
         self._max_bytes = max_bytes
-        # Guards all down to the blank line. Held for an append, never for I/O.
-        self._lock = threading.Lock()
+        # Guards all down to the blank line. Held for an append, never for I/O. Reentrant,
+        # since the garbage collector or a signal may run code that reports (the logging
+        # of a __del__) in the thread that holds it; _depth tells, and _late keeps that.
+        self._lock = threading.RLock()
+        self._section = _Section(self)
+        self._depth = 0
+        self._late: list[bytes] = []
         self._lines: list[bytes] = []
         self._bytes = 0  # in _lines, _batch and _joined
         self._accepted = 0
@@ -87,6 +91,7 @@ class Outbox:
         self._dropped = 0
         self._dropped_told = 0
         self._closing = False
+        self._closed = False
         self._failure: ChannelError | None = None
         self._idle = False
         self._room_waiters: list[Callable[[], None]] = []
@@ -95,6 +100,8 @@ class Outbox:
         # Held while a batch is written; guards what is taken out of _lines for that:
         # the lines, and the first of them joined for one write.
         self._write_lock = threading.Lock()
+        self._writing = 0  # the thread that holds it
+        self._wanted = 0  # how many callers wait for it; guarded by _lock
         self._batch: list[bytes] = []
         self._joined = b""
         self._joined_count = 0
@@ -104,6 +111,7 @@ class Outbox:
         self._wake.acquire()
         self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
         self._on_closed: Callable[[], None] = _nothing
+        #: What waits for room in this buffer.
         self.room = Room(self)
 
     def start(self) -> None:
@@ -118,8 +126,13 @@ class Outbox:
     @property
     def undelivered(self) -> int:
         """Messages that were reported and are not with the channel."""
-        with self._lock:
+        with self._section:
             return self._accepted - self._delivered
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last message is out, or given up, and the writer closed."""
+        return self._closed
 
     @property
     def is_over_limit(self) -> bool:
@@ -138,18 +151,14 @@ class Outbox:
             BufferFullError: a custom message on the loop's thread, above twice the
                 limit.
         """
+        if kind is Kind.RESULT:
+            return self._put_result(head)
         while not self._try_put(head, kind):
             if self._closing or kind is Kind.CAPTURE:
                 return False
-            # Above the limit, and a kind that minds it. Off the loop: block.
-            if asyncio._get_running_loop() is not None:
+            if not self._may_block():
                 return kind is Kind.CUSTOM and self._put_above_limit(head)
-            ready = threading.Event()
-            self.on_room(ready.set)
-            ready.wait()
-        if kind is Kind.RESULT and self._writer.guarantees.immediate and self._drain() is not None:
-            with self._lock:
-                self._wake_thread()  # a transient fault: trying again is the thread's work
+            block(self.on_room)
         return True
 
     def on_delivered(self, callback: Callable[[], None]) -> None:
@@ -157,7 +166,7 @@ class Outbox:
 
         Perhaps at once, perhaps from another thread; the callback must not block.
         """
-        with self._lock:
+        with self._section:
             waits = self._delivered < self._accepted and self._failure is None
             if waits:
                 self._flush_waiters.append((self._accepted, callback))
@@ -166,7 +175,7 @@ class Outbox:
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call back once the buffer is at most half full, or the channel failed or closed."""
-        with self._lock:
+        with self._section:
             waits = self._bytes > self._max_bytes // 2 and not self._closing
             if waits:
                 self._room_waiters.append(callback)
@@ -178,7 +187,7 @@ class Outbox:
 
         In one step, so that no other thread's message can follow the last one.
         """
-        with self._lock:
+        with self._section:
             self._append(head)
             self._closing = True
             self._on_closed = on_closed
@@ -193,13 +202,9 @@ class Outbox:
 
     def drain(self) -> None:
         """Write what waits from the caller's thread, as far as it goes without a retry."""
-        self._drain()
+        self._drain(self._accepted)
 
     # Under the lock.
-
-    def _has_room(self, size: int, limit: int) -> bool:
-        # An empty buffer takes any one line, or a line above the limit could never go.
-        return not self._bytes or self._bytes + size <= limit
 
     def _append(self, head: bytes) -> None:
         self._accepted += 1
@@ -229,76 +234,122 @@ class Outbox:
             self._idle = False
             self._wake.release()
 
+    def _append_late(self) -> None:
+        while self._late:
+            head = self._late.pop(0)
+            if not self._closing:
+                self._append(head)
+
     # Accepting, one step each.
 
     def _try_put(self, head: bytes, kind: Kind) -> bool:
+        # A _Section written out: this is the path of every message.
         with self._lock:
-            if self._closing:
-                return False
-            if kind is Kind.RESULT or self._has_room(len(head), self._max_bytes):
-                self._append(head)
+            if self._depth:
+                self._late.append(head)
                 return True
-            on_loop = asyncio._get_running_loop() is not None
-            if kind is Kind.CAPTURE or (kind is Kind.RECORD and on_loop):
-                self._dropped += 1
-            return False
+            self._depth = 1
+            try:
+                if self._closing:
+                    return False
+                if self._bytes <= self._max_bytes:
+                    self._append(head)
+                    return True
+                if kind is Kind.CAPTURE or (kind is Kind.RECORD and not self._may_block()):
+                    self._dropped += 1
+                return False
+            finally:
+                if self._late:
+                    self._append_late()
+                self._depth = 0
 
     def _put_above_limit(self, head: bytes) -> bool:
-        with self._lock:
-            if self._has_room(len(head), 2 * self._max_bytes):
+        with self._section:
+            if self._bytes > 2 * self._max_bytes:
+                raise BufferFullError(
+                    f"{self._bytes} bytes wait for the channel and the limit is"
+                    f" {self._max_bytes}: await what report_custom_message() returns, so that the"
+                    " script waits for the channel, or raise max_buffered_bytes"
+                )
+            if not self._closing:
                 self._append(head)
+            return not self._closing
+
+    def _put_result(self, head: bytes) -> bool:
+        inline = self._writer.guarantees.immediate and self._writing != get_ident()
+        with self._section:
+            if self._depth > 1:
+                self._late.append(head)
                 return True
-            raise BufferFullError(
-                f"{self._bytes} bytes wait for the channel and the limit is {self._max_bytes}:"
-                " await what report_custom_message() returns, so that the script waits for the"
-                " channel, or raise max_buffered_bytes"
-            )
+            if self._closing:
+                return False
+            self._append(head)
+            number = self._accepted
+            self._wanted += inline
+        if inline:
+            fault = self._drain(number)
+            with self._section:
+                self._wanted -= 1
+                if fault is not None:
+                    self._wake_thread()  # trying again is the thread's work
+        return True
+
+    def _may_block(self) -> bool:
+        return asyncio._get_running_loop() is None and self._writing != get_ident()
 
     # Writing.
 
     def _run(self) -> None:
-        retry = _Retry()
+        retry = Retry()
         while True:
-            with self._lock:
+            with self._section:
                 busy = self._bytes > 0
                 if not busy and self._closing:
                     break
                 self._idle = not busy
             if not busy:
                 self._wake.acquire()
-            fault = self._drain()
+            fault = self._drain(0)
             if fault is None:
-                retry = _Retry()
+                retry.succeeded()
             elif not retry.wait():
                 self._fail(fault)
+            if self._wanted:
+                time.sleep(_GIVE_WAY)
         with self._write_lock:  # an inline write may still be under way
             try:
                 self._writer.close()
             except Exception as error:  # a user's own writer may raise anything
                 self._fail(_mapped("closing the channel failed", error))
+        self._closed = True
         self._on_closed()
 
-    def _drain(self) -> ChannelError | None:
-        """Write until nothing waits; return a transient fault, if one came."""
+    def _drain(self, target: int) -> ChannelError | None:
+        """Write a batch, and more until message number ``target`` is through.
+
+        Returns a transient fault, if one came.
+        """
         with self._write_lock:
-            if self._failure is not None:
-                self._joined = b""
-                self._batch.clear()
-                return None
-            while self._joined or self._take_batch():
-                try:
-                    self._writer.write(self._joined)
-                except ChannelError as error:
-                    if error.transient:
-                        return error
-                    self._fail(error)
-                except Exception as error:  # a user's own writer may raise anything
-                    self._fail(_mapped("the message writer failed", error))
-                self._batch_done()
+            self._writing = get_ident()
+            try:
+                while self._failure is None and (self._joined or self._take_batch()):
+                    try:
+                        self._writer.write(self._joined)
+                    except ChannelError as error:
+                        if error.transient:
+                            return error
+                        self._fail(error)
+                    except Exception as error:  # a user's own writer may raise anything
+                        self._fail(_mapped("the message writer failed", error))
+                    self._batch_done()
+                    if self._delivered >= target:
+                        break
+            finally:
+                self._writing = 0
         return None
 
     def _take_batch(self) -> bool:
-        with self._lock:
+        with self._section:
             self._batch += self._lines
             self._lines = []
         size = count = 0
@@ -313,7 +364,7 @@ class Outbox:
 
     def _batch_done(self) -> None:
         """Account for a batch: delivered, or gone with a channel that failed."""
-        with self._lock:
+        with self._section:
             joined, self._joined = self._joined, b""
             if self._failure is not None:
                 self._batch.clear()
@@ -331,7 +382,7 @@ class Outbox:
             callback()
 
     def _fail(self, error: ChannelError, *, tell: bool = True) -> None:
-        with self._lock:
+        with self._section:
             if self._failure is not None:
                 return
             self._failure = error
@@ -339,28 +390,34 @@ class Outbox:
             ready = [*self._room_waiters, *(call for _, call in self._flush_waiters)]
             self._room_waiters, self._flush_waiters = [], []
         if tell:
-            _complain(f"asyncpipes: {error}; nothing more is reported, the script goes on")
+            complain(f"asyncpipes: {error}; nothing more is reported, the script goes on")
         for callback in ready:
             callback()
 
 
-class _Retry:
-    """How long to wait between tries after a transient fault, and when to give up."""
+class _Section:
+    """Holds the outbox's lock, and lets no report slip into the middle of a change."""
 
-    def __init__(self) -> None:
-        self._deadline: float | None = None
-        self._delay = _FIRST_RETRY
+    __slots__ = ("_outbox",)
 
-    def wait(self) -> bool:
-        """Sleep until the next try; False when it is time to give up."""
-        now = time.monotonic()
-        if self._deadline is None:
-            self._deadline = now + RETRY_SECONDS
-        if now >= self._deadline:
-            return False
-        time.sleep(self._delay)
-        self._delay = min(self._delay * 2, _LONGEST_RETRY)
-        return True
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def __enter__(self) -> None:
+        self._outbox._lock.acquire()
+        self._outbox._depth += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        outbox = self._outbox
+        if outbox._late and outbox._depth == 1:
+            outbox._append_late()
+        outbox._depth -= 1
+        outbox._lock.release()
 
 
 def _mapped(what: str, error: Exception) -> ChannelError:
@@ -373,56 +430,7 @@ def _nothing() -> None:
     pass
 
 
-class Room:
-    """What ``report_*`` return: awaiting it waits for room in the buffer.
-
-    While the buffer is under its limit, the await costs next to nothing, and gives
-    the loop a turn at least every millisecond. Above, it waits until the buffer is
-    half empty, the channel fails, or the context closes. Cancelling the wait
-    changes nothing: what was reported is queued already.
-    """
-
-    __slots__ = ("_next_yield", "_outbox")
-
-    def __init__(self, outbox: Outbox | None) -> None:
-        self._outbox = outbox
-        self._next_yield = 0.0
-
-    def __await__(self) -> Generator[object, None, None]:
-        outbox = self._outbox
-        if outbox is not None and outbox.is_over_limit:
-            yield from _wait(outbox.on_room).__await__()
-        elif time.monotonic() >= self._next_yield:
-            yield  # a bare turn of the loop, as asyncio.sleep(0) gives
-        else:
-            return
-        self._next_yield = time.monotonic() + _YIELD_AFTER
-
-
-async def wait_delivered(outbox: Outbox) -> None:
-    """Wait until all that is accepted now is with the channel, or it failed."""
-    await _wait(outbox.on_delivered)
-
-
-async def _wait(subscribe: Callable[[Callable[[], None]], None]) -> None:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-
-    def resolve() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    def from_any_thread() -> None:
-        try:
-            loop.call_soon_threadsafe(resolve)
-        except RuntimeError:
-            pass  # the loop is closed, so nobody waits any more
-
-    subscribe(from_any_thread)
-    await future
-
-
-def _complain(text: str) -> None:
+def complain(text: str) -> None:
     """One line on stderr, wherever that is by now."""
     stream = sys.stderr or sys.__stderr__
     if stream is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Mapping
 from typing import Any, Literal
 
-from ..errors import ClosedError, InvalidParameterError, NotOpenError, UndefinedError
+from ..errors import ChannelError, ClosedError, InvalidParameterError, NotOpenError, UndefinedError
 from ..protocol.codec import is_numpy
 from ..protocol.messages import encode_custom_head, encode_head, encode_log_head
 from ..protocol.metadata import encode_metadata
@@ -15,7 +16,7 @@ from .inactive import NullSink
 from .logging import PipesHandler
 from .outbox import Kind, Outbox
 from .scope import StepScope
-from .waiting import Done
+from .waiting import Done, Room, block, loop_future
 
 SEVERITIES = ("WARN", "ERROR")
 STREAMS = ("stdout", "stderr")
@@ -27,7 +28,8 @@ class Reporter(StepScope):
     def __init__(self) -> None:
         # Where messages go: None before the context is open.
         self._sink: Outbox | NullSink | None = None
-        self._room: Awaitable[None] = Done()
+        self._outbox: Outbox | None = None  # the same, in a process that a host launched
+        self._room = Room(None)
         self._closed = False
         # Reentrant, as is every lock that reporting takes: the garbage collector may
         # run a __del__ that reports inside any of them.
@@ -186,6 +188,42 @@ class Reporter(StepScope):
         if self._sink is not None and not self._closed:
             self._sink.put(encode_log_head(message, level, fields), Kind.RECORD)
 
+    def flush(self) -> Awaitable[None]:
+        """Make sure that all that was reported is with the channel.
+
+        On an event loop's thread it returns an awaitable that waits; elsewhere it
+        blocks. Cancelling the wait takes nothing back.
+
+        Raises:
+            ChannelError: the channel failed; ``undelivered`` counts what it did not take.
+        """
+        self._check_open("flush")
+        if asyncio._get_running_loop() is not None:
+            return self._flush()
+        if self._outbox is not None:
+            block(self._outbox.on_delivered)
+            self._raise_failure("flush")
+        return Done()
+
+    async def _flush(self) -> None:
+        if self._outbox is not None:
+            await loop_future(self._outbox.on_delivered)
+            self._raise_failure("flush")
+
+    def _raise_failure(self, what: str) -> None:
+        assert self._outbox is not None, "only launched processes have a channel that can fail"
+        failure = self._outbox.failure
+        if failure is None:
+            return
+        count = self._outbox.undelivered
+        lost = (
+            "1 message was not delivered: "
+            if count == 1
+            else f"{count} messages were not delivered: "
+        )
+        text = f"{what}: {lost if count else ''}{failure}"
+        raise ChannelError(text, undelivered=count) from failure
+
     def _send(self, head: bytes, kind: Kind, method: str) -> Awaitable[None]:
         assert self._sink is not None, "checked by _check_open()"
         if not self._sink.put(head, kind) and self._closed:
@@ -220,4 +258,14 @@ def _check_choice(value: Any, choices: tuple[str, ...], method: str, parameter: 
     if not isinstance(value, str) or value not in choices:
         raise InvalidParameterError(
             f"{method}: `{parameter}` must be {' or '.join(choices)}, got {value!r:.100}"
+        )
+
+
+def check_number(
+    value: Any, kinds: type[Any] | tuple[type[Any], ...], least: int, parameter: str
+) -> None:
+    """Refuse what is no such number, or less than ``least``, as a parameter of open_pipes."""
+    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
+        raise InvalidParameterError(
+            f"open_pipes: `{parameter}` must be a number of at least {least}, got {value!r:.100}"
         )

@@ -59,8 +59,8 @@ class StepScope:
         Raises:
             UndefinedError: the step has no asset, or more than one.
         """
-        key = self._one_asset("provenance")
-        return (self._context.provenance_by_asset_key or {}).get(key)
+        by_key = self._defined(self._context.provenance_by_asset_key, "provenance", "asset")
+        return by_key.get(self._one_asset("provenance"))
 
     @property
     def provenance_by_asset_key(self) -> Mapping[str, DataProvenance | None]:
@@ -79,8 +79,8 @@ class StepScope:
         Raises:
             UndefinedError: the step has no asset, or more than one.
         """
-        key = self._one_asset("code_version")
-        return (self._context.code_version_by_asset_key or {}).get(key)
+        by_key = self._defined(self._context.code_version_by_asset_key, "code_version", "asset")
+        return by_key.get(self._one_asset("code_version"))
 
     @property
     def code_version_by_asset_key(self) -> Mapping[str, str | None]:

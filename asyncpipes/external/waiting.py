@@ -1,7 +1,7 @@
-"""Waiting for the outbox's thread: by blocking, or with the loop going on.
+"""All waiting of the external side: for the outbox, and by it.
 
 The outbox tells that something is done by a callback, from whatever thread did
-it. Here is what a caller turns that into.
+it; a caller turns that into blocking, or into a future while the loop goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,22 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
+
+#: Transient faults of a channel are tried again for this long, in seconds, before the
+#: channel counts as failed. A full disk is often cleared within seconds; a script
+#: that can report nothing should not wait for it much longer.
+RETRY_SECONDS = 10.0
+_FIRST_RETRY = 0.05
+_LONGEST_RETRY = 1.0
+
+#: The loop's thread gives way at an ``await`` after this long without having done so,
+#: in seconds: half of what DESIGN allows between two checkpoints, since the caller
+#: spends as much again between its awaits.
+_YIELD_AFTER = 0.001
 
 T = TypeVar("T")
 
@@ -84,3 +99,53 @@ def cancel_again(cancelled: asyncio.CancelledError) -> None:
     if hasattr(task, "uncancel"):  # Python 3.11: the request is counted already
         task.uncancel()
     task.cancel(*cancelled.args)
+
+
+class Room:
+    """What ``report_*`` return: awaiting it waits for room in the buffer.
+
+    While the buffer is under its limit, the await costs next to nothing, and gives
+    the loop a turn at least every millisecond. Above, it waits until the buffer is
+    half empty, the channel fails, or the context closes. Cancelling the wait
+    changes nothing: what was reported is queued already.
+    """
+
+    __slots__ = ("_next_yield", "_outbox")
+
+    def __init__(self, outbox: Outbox | None) -> None:
+        self._outbox = outbox
+        self._next_yield = 0.0
+
+    def __await__(self) -> Generator[object, None, None]:
+        outbox = self._outbox
+        if outbox is not None and outbox.is_over_limit:
+            yield from loop_future(outbox.on_room).__await__()
+        elif time.monotonic() >= self._next_yield:
+            yield None  # a bare turn of the loop, as asyncio.sleep(0) gives
+        else:
+            return
+        self._next_yield = time.monotonic() + _YIELD_AFTER
+
+
+class Retry:
+    """How long to wait between tries after a transient fault, and when to give up."""
+
+    def __init__(self) -> None:
+        self._deadline: float | None = None
+        self._delay = _FIRST_RETRY
+
+    def succeeded(self) -> None:
+        """A write went through: the next fault is a new one."""
+        self._deadline = None
+
+    def wait(self) -> bool:
+        """Sleep until the next try; False when it is time to give up."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + RETRY_SECONDS
+            self._delay = _FIRST_RETRY
+        if now >= self._deadline:
+            return False
+        time.sleep(self._delay)
+        self._delay = min(self._delay * 2, _LONGEST_RETRY)
+        return True

@@ -6,8 +6,10 @@ The life of a session::
     body  ─▶ launch ─▶ process task, output tasks
              read ─▶ events ─▶ hub ─▶ subscriber tasks
     end of the process ─▶ read to the end ─▶ wait for writers that have not closed,
-             drain_timeout at most ─▶ subscribers finish ─▶ outcome
-    exit  ─▶ waits for that; cancelled or failed, it ends the process first
+             and for the rest of its group, drain_timeout at most ─▶ subscribers finish
+             ─▶ outcome
+    exit  ─▶ waits for that; cancelled or failed, it ends the process first, and
+             subscribers have drain_timeout from then on
 
 No cancel scope and no task group spans the body: this task's group has them all, and
 the session's enter and exit only signal it. So the body's exceptions stay what they
@@ -21,16 +23,14 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 import anyio
 from anyio import CancelScope, create_task_group, move_on_after
 from anyio.abc import TaskGroup
 
-from ..channels.base import Channel, ChannelReader
-from ..errors import LaunchError, PipesError
+from ..channels.base import ChannelReader
+from ..errors import PipesError
 from ..protocol.bootstrap import Bootstrap
 from ..protocol.context import ContextData
 from ..protocol.events import (
@@ -39,37 +39,20 @@ from ..protocol.events import (
     Event,
     ExternalStreamEvent,
     MaterializationEvent,
-    Stream,
 )
 from ..protocol.messages import EXTENSION_KEY, EXTENSION_VERSION
 from ..protocol.outcome import judge
 from ..protocol.reading import SessionReader
-from .context_injectors import ContextInjector
 from .hub import Hub
-from .process import Command, Forward, OutputPipe, PipesProcess, Sink, Tail, drain, launch
+from .process import Command, PipesProcess
 from .result import RunResult, SessionHealth, SessionStats
-
-Collect = Literal["results", "all", "none"]
-ForwardStdio = bool | Literal["events", "both"]
+from .settings import Settings
+from .supervisor import Supervisor
 
 #: How much is decoded before the loop gets a turn, in bytes: about half a
 #: millisecond's worth of ordinary messages.
 _SLICE_BYTES = 64 * 1024
 _RESULT_TYPES = frozenset({MaterializationEvent, AssetCheckEvent, CustomMessageEvent})
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The arguments of ``open_pipes_session``; see there."""
-
-    channel: Channel
-    context_injector: ContextInjector
-    strict: bool
-    collect: Collect
-    drain_timeout: float
-    open_timeout: float | None
-    forward_stdio: ForwardStdio
-    grace: float
 
 
 class Phase(Enum):
@@ -89,12 +72,12 @@ class SessionRunner:
         self._settings = settings
         self.hub = Hub()
         self._protocol = SessionReader()
-        self._tail = Tail()
         self._collected: list[Event] = []
         self._bytes = 0
         self._events = 0
         self._lag: float | None = None
         self._started_at = time.monotonic()
+        self._ended_at: float | None = None
 
         self.phase = Phase.OPENING
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -105,14 +88,14 @@ class SessionRunner:
         #: What failed in here, or the first exception of a subscriber.
         self.fault: BaseException | None = None
 
-        self.launching = False
         self.handed_out = False
-        self._process: PipesProcess | None = None
+        self.reading_over = False
+        self._supervisor: Supervisor | None = None
         self._exit_code: int | None = None
-        self._reading_over = False
         self._read_scope: CancelScope | None = None
         self._opened = asyncio.Event()
         self._stopping = False
+        self._cutter: asyncio.TimerHandle | None = None
         self._timed_out: str | None = None
         self._cancelled: str | None = None
         self._failures: list[str] = []
@@ -121,7 +104,6 @@ class SessionRunner:
 
     def leave(self) -> None:
         """The body has ended well: finish as soon as nobody can write any more."""
-        self.hub.detach_iterators()
         if not self.launching and (not self.handed_out or self._protocol.state.closed):
             self._end_reading()
 
@@ -129,7 +111,10 @@ class SessionRunner:
         """The script, launched by somebody else, has ended."""
         if exit_code is not None:
             self._exit_code = exit_code
-        self._end_reading()
+        if self.phase is not Phase.OVER:
+            self._end_reading()
+        elif self.result is not None:
+            self._conclude()  # all had closed before it ended: its exit code comes last
 
     def stop(self, *, cancelled: str | None = None, timed_out: str | None = None) -> None:
         """End the run: the process group first, then the reading. The first reason counts."""
@@ -137,26 +122,31 @@ class SessionRunner:
             return
         self._stopping = True
         self._cancelled, self._timed_out = cancelled, timed_out
-        self.hub.detach_iterators()
-        if self.phase is Phase.DELIVERING:
-            self._limit_delivery()
-        elif self._process is not None:
-            self._start_ending(self._process)
-        elif not self.launching:
+        if self.phase is Phase.OPENING:
+            if self.group is not None:
+                self.group.cancel_scope.cancel()
+            return
+        if self._supervisor is not None:
+            self._supervisor.end()
+        else:
             self._end_reading()
-        # While a launch is under way, _supervise() sees the flag when it is through.
+        if self.reading_over:
+            self._limit_delivery()
+
+    @property
+    def launching(self) -> bool:
+        """Whether the session launches the script itself, or has done so."""
+        return self._supervisor is not None
 
     def launch(
         self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
     ) -> asyncio.Future[PipesProcess]:
         """Start a process; the future tells when it runs, or why it does not."""
         assert self.group is not None, "checked by the session"
-        self.launching = True
-        started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
-        self.group.start_soon(
-            self._supervise, command, env, cwd, started, name="asyncpipes process"
+        self._supervisor = Supervisor(
+            self._settings, self.group, self._end_reading, self._take_output
         )
-        return started
+        return self._supervisor.launch(command, env, cwd)
 
     @property
     def stats(self) -> SessionStats:
@@ -185,27 +175,33 @@ class SessionRunner:
         try:
             async with AsyncExitStack() as stack:
                 async with create_task_group() as group:
+                    if self._stopping:
+                        return
                     self.group = group
                     reader = await self._open(stack)
                     self.phase = Phase.READING
-                    self.ready.set_result(None)
+                    if not self.ready.done():
+                        self.ready.set_result(None)
                     if self._settings.open_timeout is not None:
                         group.start_soon(self._watch_opening, self._settings.open_timeout)
-                    await self._follow(reader)
-                    await self._drain(reader)
+                    await self._read(reader)
+                    if self._supervisor is not None:
+                        await self._supervisor.over.wait()
                     self.phase = Phase.DELIVERING
                     self.drained.set()
                     self.hub.end()
-                    self._opened.set()
-                    if self._stopping:
-                        self._limit_delivery()
+                # Not for the body any more, which may still be running.
+                self.phase = Phase.OVER
         except BaseException as error:
             self._record(error)
         finally:
             self.phase = Phase.OVER
-            self.drained.set()
-            self.hub.end()
+            if self._cutter is not None:
+                self._cutter.cancel()
+            self._ended_at = time.monotonic()
+            self.hub.close()
             self._conclude()
+            self._release_waiting()
 
     async def _open(self, stack: AsyncExitStack) -> ChannelReader:
         reader = await self._settings.channel.open_reader()
@@ -222,15 +218,29 @@ class SessionRunner:
             return
         self.stop(timed_out=f"no script opened pipes within open_timeout={timeout:g} seconds")
 
+    async def _read(self, reader: ChannelReader) -> None:
+        try:
+            await self._follow(reader)
+            await self._drain(reader)
+        except PipesError as error:
+            # What the script reports from here on would go unseen, so it is ended; what
+            # was read before is delivered.
+            self._failures.append(str(error))
+            self.fault = error
+            self.reading_over = True
+            self.stop()
+
     async def _follow(self, reader: ChannelReader) -> None:
         """Read until nobody can write any more."""
-        while not self._reading_over:
+        while not self.reading_over:
             data = b""
             with CancelScope() as self._read_scope:
                 data = await reader.read()
             await self._take(data)
             if not self.launching and self._protocol.state.closed:
-                return  # somebody else's scripts, and all that opened have closed
+                await self._read_to_end(reader)
+                if self._protocol.state.closed:
+                    return  # somebody else's scripts, and all that opened have closed
 
     async def _drain(self, reader: ChannelReader) -> None:
         """Read what is there, and wait a while for writers that have not closed."""
@@ -249,7 +259,7 @@ class SessionRunner:
 
     def _is_ended_by_us(self) -> bool:
         """Whether we ended the process group: then nobody is left to wait for."""
-        process = self._process
+        process = self._supervisor.process if self._supervisor is not None else None
         return self._stopping and process is not None and not process.group_is_alive()
 
     async def _read_to_end(self, reader: ChannelReader) -> None:
@@ -279,82 +289,36 @@ class SessionRunner:
             self._opened.set()
         await self.hub.publish(events, sizes)
 
-    # The process.
-
-    async def _supervise(
-        self,
-        command: Command,
-        env: Mapping[str, str],
-        cwd: str | os.PathLike[str] | None,
-        started: asyncio.Future[PipesProcess],
-    ) -> None:
-        try:
-            process, stdout, stderr = await launch(command, env=env, cwd=cwd)
-        except LaunchError as error:
-            self._failures.append(str(error))
-            self._end_reading()
-            if not started.done():
-                started.set_exception(error)
-            return
-        self._process = process
-        if not started.done():
-            started.set_result(process)
-        if self._stopping:
-            self._start_ending(process)
-        try:
-            async with create_task_group() as outputs:
-                outputs.start_soon(self._pass_output, "stdout", stdout, process)
-                outputs.start_soon(self._pass_output, "stderr", stderr, process)
-                await process.follow()
-                # Reading the channel to its end need not wait for somebody who holds
-                # the standard streams.
-                self._end_reading()
-        except BaseException:
-            process.kill()  # this task is being cancelled: the loop itself is shutting down
-            raise
-
-    async def _pass_output(self, stream: Stream, pipe: OutputPipe, process: PipesProcess) -> None:
-        forwarding = self._settings.forward_stdio
-        forward = Forward(stream)
-        sinks: list[Sink] = []
-        if forwarding in (True, "both"):
-            sinks.append(forward)
-        if stream == "stderr":
-            sinks.append(self._tail)
-
-        if forwarding in ("events", "both"):
-
-            async def capture(data: bytes) -> None:
-                self._capture(stream, data.decode("utf-8", "replace"))
-
-            sinks.append(capture)
-        await drain(pipe, sinks, process, self._settings.drain_timeout)
-        await forward.finish()
-
-    def _capture(self, stream: Stream, text: str) -> None:
-        event = ExternalStreamEvent(
-            stream, text, {"source": "host"}, received_at=time.time()
-        )
+    def _take_output(self, event: ExternalStreamEvent) -> None:
         self._events += 1
         if self._settings.collect == "all":
             self._collected.append(event)
         self.hub.publish_captured(event)
 
-    def _start_ending(self, process: PipesProcess) -> None:
-        assert self.group is not None, "a process was launched in it"
-        self.group.start_soon(process.end, self._settings.grace, name="asyncpipes end")
-
     def _end_reading(self) -> None:
-        self._reading_over = True
+        self.reading_over = True
+        self._opened.set()  # or it never will be
         if self._read_scope is not None:
             self._read_scope.cancel()
+        if self._stopping:
+            self._limit_delivery()
 
     # The end.
 
     def _limit_delivery(self) -> None:
-        """The run was stopped: subscribers have only so long to take what waits."""
-        assert self.group is not None, "delivering happens in it"
-        self.group.cancel_scope.deadline = anyio.current_time() + self._settings.drain_timeout
+        """The run was stopped: subscribers have only so long to take what is read."""
+        if self._cutter is None:
+            self._cutter = asyncio.get_running_loop().call_later(
+                self._settings.drain_timeout, self.hub.cut_off
+            )
+
+    def _release_waiting(self) -> None:
+        """Nobody must wait in the body for what will not come any more."""
+        self.drained.set()
+        self.hub.end()
+        self.ready.cancel()
+        if self._supervisor is not None:
+            self._supervisor.release()
 
     def _record(self, error: BaseException) -> None:
         """Something failed in here: it goes into the result, or to who waits for the opening."""
@@ -376,9 +340,15 @@ class SessionRunner:
         for subscription in failed:
             failures.append(f"subscriber {subscription.name} raised {subscription.error!r}")
             self.fault = self.fault or subscription.error
-        code = self._exit_code
-        if self._process is not None:
-            code = self._process.returncode
+        code, stderr = self._exit_code, ""
+        if self._supervisor is not None:
+            supervisor, stderr = self._supervisor, self._supervisor.stderr
+            code = supervisor.process.returncode if supervisor.process is not None else None
+            if supervisor.failure is not None:
+                failures.append(str(supervisor.failure))
+            if supervisor.survivors and not self._stopping:
+                pids = ", ".join(map(str, supervisor.survivors))
+                failures.append(f"the process ended and left others of its group running: {pids}")
         outcome = judge(
             self._protocol.state,
             exit_code=None if code is None or code < 0 else code,
@@ -387,7 +357,7 @@ class SessionRunner:
             timed_out=self._timed_out,
             cancelled=self._cancelled,
             failures=tuple(failures),
-            duration=time.monotonic() - self._started_at,
+            duration=(self._ended_at or time.monotonic()) - self._started_at,
         )
         collected = self._collected
         self.result = RunResult(
@@ -397,7 +367,7 @@ class SessionRunner:
             custom_messages=tuple(e for e in collected if isinstance(e, CustomMessageEvent)),
             events=tuple(collected) if self._settings.collect == "all" else (),
             stats=self.stats,
-            stderr=self._tail.text,
+            stderr=stderr,
             subscriber_failed=bool(failed),
         )
 

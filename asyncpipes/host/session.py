@@ -1,32 +1,23 @@
-"""``open_pipes_session``, ``run`` and ``PipesSession``: what a host program uses."""
+"""``open_pipes_session`` and ``run``: where a host program begins."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, TypeVar, get_args
-
-from anyio import CancelScope, move_on_after
-from anyio.abc import TaskGroup
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..channels.base import Channel
 from ..channels.file import FileChannel
-from ..errors import ClosedError, InvalidParameterError, NotOpenError, UsageError
-from ..protocol import bootstrap
+from ..errors import InvalidParameterError
 from ..protocol.context import ContextData, build_context
-from ..protocol.events import Event, Level
-from ..protocol.outcome import Outcome
 from .context_injectors import AutoContextInjector, ContextInjector
-from .hub import DEFAULT_MAX_EVENTS, Callback, CallbackSubscription, EventIterator, Overflow
-from .hub import Subscription
-from .process import Command, PipesProcess
-from .result import RunResult, SessionHealth, SessionStats
-from .runner import Collect, ForwardStdio, Phase, SessionRunner, Settings
-from .strict import strict_error
+from .pipes_session import PipesSession
+from .process import Command
+from .result import RunResult
+from .settings import Collect, ForwardStdio, Settings, check_seconds
+from .subscription import Callback
 
-C = TypeVar("C", bound=Callable[..., Any])
+__all__ = ["PipesSession", "open_pipes_session", "run"]
 
 #: Seconds between SIGINT, SIGTERM and SIGKILL, by default: time for a script to write
 #: what it has, and short enough for a person who waits.
@@ -69,9 +60,10 @@ def open_pipes_session(
         collect: what ``session.result`` keeps: ``"results"`` (materializations, checks,
             custom messages), ``"all"`` events, or ``"none"``.
         drain_timeout: seconds to wait, after the process has ended, for writers that
-            have not closed and for processes that still hold its stdout.
-        open_timeout: seconds within which a script must open its context; None to wait
-            as long as the process runs, or for ever without one.
+            have not closed, for processes that still hold its stdout, and for the rest
+            of its group; also what subscribers have left once a stopped run has ended.
+        open_timeout: seconds from here within which a script must open its context; None
+            to wait as long as the process runs, or for ever without one.
         forward_stdio: True copies the process's stdout and stderr to this process's,
             False drops them, ``"events"`` makes them ``ExternalStreamEvent``,
             ``"both"`` does both.
@@ -91,19 +83,14 @@ def open_pipes_session(
         raise InvalidParameterError(
             f"open_pipes_session: give either `context` or its fields, not both: {sorted(fields)}"
         )
-    if collect not in get_args(Collect):
+    if context is not None and not isinstance(context, ContextData):
         raise InvalidParameterError(
-            f"open_pipes_session: `collect` must be one of {', '.join(get_args(Collect))}, got"
-            f" {collect!r}"
-        )
-    if not isinstance(forward_stdio, bool) and forward_stdio not in ("events", "both"):
-        raise InvalidParameterError(
-            "open_pipes_session: `forward_stdio` must be True, False, 'events' or 'both', got"
-            f" {forward_stdio!r}"
+            "open_pipes_session: `context` must be a ContextData, or give its fields as keywords;"
+            f" got {context!r}"
         )
     settings = Settings(
-        channel=channel or FileChannel(),
-        context_injector=context_injector or AutoContextInjector(),
+        channel=FileChannel() if channel is None else channel,
+        context_injector=AutoContextInjector() if context_injector is None else context_injector,
         strict=strict,
         collect=collect,
         drain_timeout=drain_timeout,
@@ -145,6 +132,7 @@ async def run(
 
     Cancelling it ends the process group and leaves neither process nor file behind.
     """
+    check_seconds("run", "timeout", timeout, optional=True)
     session = open_pipes_session(grace=grace, **session_options)
     async with session:
         for subscriber in subscribers:
@@ -155,265 +143,3 @@ async def run(
         await session.launch(command, env=env, cwd=cwd)
         await session.wait_drained(timeout)
     return session.result
-
-
-class PipesSession:
-    """One script and what it reports. Made by :func:`open_pipes_session`.
-
-    All of it belongs to the event loop on which it was entered.
-    """
-
-    def __init__(self, context: ContextData, settings: Settings) -> None:
-        self.context = context
-        self._settings = settings
-        self._runner: SessionRunner | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def bootstrap(self) -> Mapping[str, str]:
-        """The two ``DAGSTER_PIPES_*`` values, for launchers that take any mapping.
-
-        Asking for it, :attr:`env` or :attr:`cli_arguments` tells the session that
-        somebody else launches the script. It then ends when all that opened have
-        closed, when :meth:`finish` is called, or when ``open_timeout`` passes.
-        """
-        return bootstrap.to_environment(self._hand_out("bootstrap"))
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """This process's environment with the bootstrap in it, for ``Popen(env=...)``."""
-        return {**os.environ, **self.bootstrap}
-
-    @property
-    def cli_arguments(self) -> Sequence[str]:
-        """The bootstrap as command line arguments, to be appended to a command."""
-        return bootstrap.to_arguments(self._hand_out("cli_arguments"))
-
-    @property
-    def result(self) -> RunResult:
-        """What was received and how the run ended; there too after an exception.
-
-        Raises:
-            NotOpenError: the run has not ended yet.
-        """
-        if self._runner is None or self._runner.result is None:
-            raise NotOpenError(
-                "the session has not ended: its result is there once its block has been left"
-            )
-        return self._runner.result
-
-    @property
-    def outcome(self) -> Outcome:
-        """How the run ended.
-
-        Raises:
-            NotOpenError: it has not ended yet.
-        """
-        return self.result.outcome
-
-    @property
-    def stats(self) -> SessionStats:
-        """Counts so far."""
-        return SessionStats() if self._runner is None else self._runner.stats
-
-    @property
-    def health(self) -> SessionHealth:
-        """Who is open, and which subscribers hold up the reading."""
-        return SessionHealth("waiting") if self._runner is None else self._runner.health
-
-    def subscribe(
-        self,
-        callback: Callback,
-        *types: type[Event],
-        min_level: Level | None = None,
-        overflow: Overflow = "wait",
-        max_events: int = DEFAULT_MAX_EVENTS,
-        in_thread: bool = False,
-    ) -> Subscription:
-        """Call ``callback(event)`` for every event from now on, in order.
-
-        Args:
-            callback: a function or coroutine function. If it raises, it gets no more
-                events, the others go on, and the outcome is not ok.
-            types: only events of these classes; none for all.
-            min_level: of log events, only those of this level and above.
-            overflow: what happens when ``max_events`` events, or 16 MiB of them, wait
-                for it: ``"wait"`` stops the reading until half are done, ``"drop_oldest"``
-                and ``"drop_newest"`` drop and count.
-            max_events: the bound.
-            in_thread: call it in a worker thread, one call at a time: for callbacks that
-                block, such as a database's.
-
-        Raises:
-            InvalidParameterError: a wrong type, level, policy or bound.
-            NotOpenError, ClosedError: the session is not open yet, or over.
-        """
-        runner, group = self._open("subscribe")
-        subscription = CallbackSubscription(
-            callback,
-            types,
-            min_level=min_level,
-            overflow=overflow,
-            max_events=max_events,
-            in_thread=in_thread,
-        )
-        runner.hub.add(subscription)
-        group.start_soon(subscription.run, name=f"asyncpipes subscriber {subscription.name}")
-        return subscription
-
-    def on(self, *types: type[Event], **options: Any) -> Callable[[C], C]:
-        """:meth:`subscribe` as a decorator: ``@session.on(LogEvent, min_level="ERROR")``."""
-
-        def decorate(callback: C) -> C:
-            self.subscribe(callback, *types, **options)
-            return callback
-
-        return decorate
-
-    def events(
-        self,
-        *types: type[Event],
-        min_level: Level | None = None,
-        overflow: Overflow = "wait",
-        max_events: int = DEFAULT_MAX_EVENTS,
-    ) -> EventIterator:
-        """Iterate over events, from this call on, until the session is drained.
-
-        It takes the options of :meth:`subscribe`. Leaving the loop, or the session's
-        block, ends it; it never holds up the exit.
-        """
-        runner, _ = self._open("events")
-        subscription = Subscription(
-            "events()", types, min_level=min_level, overflow=overflow, max_events=max_events
-        )
-        runner.hub.add(subscription)
-        return EventIterator(subscription)
-
-    async def launch(
-        self,
-        command: Command,
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-    ) -> PipesProcess:
-        """Start the script: once a session.
-
-        It gets a process group of its own, no stdin, and its stdout and stderr are
-        always drained.
-
-        Args:
-            command: program and arguments; a single text is run by the shell.
-            env: variables on top of this process's environment.
-            cwd: its working directory.
-
-        Raises:
-            LaunchError: it cannot be started; names it and says why.
-            UsageError: the session has launched one already.
-
-        Cancelling it leaves no process behind: the session's exit ends what was started.
-        """
-        runner, _ = self._open("launch")
-        if runner.launching:
-            raise UsageError("this session has launched a process: open a session for each")
-        assert runner.bootstrap is not None, "made before the session counts as open"
-        variables = {**os.environ, **(env or {}), **bootstrap.to_environment(runner.bootstrap)}
-        return await asyncio.shield(runner.launch(command, variables, cwd))
-
-    def finish(self, exit_code: int | None = None) -> None:
-        """Say that a script that somebody else launched has ended.
-
-        What it wrote is read to the end, and the session is over. Idempotent.
-
-        Raises:
-            UsageError: the session launched the script itself, and sees its end.
-        """
-        runner, _ = self._open("finish")
-        if runner.launching:
-            raise UsageError("finish() is for scripts that the session did not launch itself")
-        runner.finish(exit_code)
-
-    async def wait_drained(self, timeout: float | None = None) -> bool:
-        """Wait until the script has ended and all of its messages are read.
-
-        Args:
-            timeout: seconds after which the process group is ended; the outcome then
-                is ``timed_out``.
-
-        Returns:
-            Whether it ended by itself. Cancelling it changes nothing.
-        """
-        runner = self._runner
-        if runner is None:
-            raise NotOpenError("wait_drained: open the session first, with `async with`")
-        with move_on_after(timeout):
-            await runner.drained.wait()
-            return True
-        runner.stop(timed_out=f"the run took longer than its timeout of {timeout:g} seconds")
-        await runner.drained.wait()
-        return False
-
-    async def __aenter__(self) -> PipesSession:
-        if self._runner is not None:
-            raise UsageError("a session can be entered once: call open_pipes_session() again")
-        runner = self._runner = SessionRunner(self.context, self._settings)
-        # The one task outside of any group: it owns the group that has all the others.
-        self._task = asyncio.create_task(runner.run(), name="asyncpipes session")
-        try:
-            await asyncio.shield(runner.ready)
-        except BaseException:
-            runner.stop(cancelled="the session was cancelled while it opened")
-            await self._join()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        runner, task = self._runner, self._task
-        assert runner is not None, "entered"
-        assert task is not None, "entered"
-        if error is None:
-            runner.leave()
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                runner.stop(cancelled="the host cancelled the session")
-                await self._join()
-                raise
-            if self._settings.strict and not self.outcome.ok:
-                raise strict_error(self.result, runner.fault)
-        else:
-            is_cancelled = isinstance(error, asyncio.CancelledError)
-            what = "was cancelled" if is_cancelled else f"raised {type(error).__name__}"
-            runner.stop(cancelled=f"the host's block {what}")
-            await self._join()
-
-    async def _join(self) -> None:
-        """Wait for the runner whatever cancellation comes: it is on its way to the end."""
-        assert self._task is not None, "entered"
-        with CancelScope(shield=True):  # against anyio's cancellation, which repeats itself
-            while not self._task.done():
-                try:
-                    await asyncio.wait([self._task])
-                except asyncio.CancelledError:
-                    continue  # asyncio's own; the caller is raising one already
-
-    def _hand_out(self, what: str) -> bootstrap.Bootstrap:
-        runner, _ = self._open(what)
-        runner.handed_out = True
-        assert runner.bootstrap is not None, "made before the session counts as open"
-        return runner.bootstrap
-
-    def _open(self, what: str) -> tuple[SessionRunner, TaskGroup]:
-        runner = self._runner
-        if runner is None or runner.group is None or runner.phase is Phase.OPENING:
-            raise NotOpenError(
-                f"{what}: the session is not open yet; use it inside `async with"
-                " open_pipes_session(...) as session:`"
-            )
-        if runner.phase is Phase.OVER:
-            raise ClosedError(f"{what}: the session is over; open another one")
-        return runner, runner.group

@@ -97,9 +97,9 @@ def extension_tail(writer: str, seq: int, sent_at: float, dropped: int = 0) -> b
 
 
 def speaks_extension(messages_params: Mapping[str, Any]) -> bool:
-    """Whether the host that sent these params is one of ours, of a version we know."""
+    """Whether the host that sent these params is one of ours, of version 1 or later."""
     offer = messages_params.get(EXTENSION_KEY)
     if not isinstance(offer, Mapping):
         return False
     version = offer.get("v")
-    return isinstance(version, int) and version >= EXTENSION_VERSION
+    return type(version) is int and version >= EXTENSION_VERSION

@@ -71,7 +71,7 @@ def judge(
         reasons.append(f"the process was ended by signal {signal}")
     elif exit_code:
         reasons.append(f"the process ended with exit code {exit_code}")
-    reasons.extend(_protocol_reasons(state))
+    reasons.extend(_protocol_reasons(state, exit_code))
     if undelivered:
         reasons.append(f"{_count(undelivered, 'event')} did not reach a subscriber")
     reasons.extend(failures)
@@ -92,9 +92,9 @@ def judge(
     )
 
 
-def _protocol_reasons(state: SessionState) -> list[str]:
+def _protocol_reasons(state: SessionState, exit_code: int | None) -> list[str]:
     reasons = []
-    if state.exception is not None:
+    if state.exception is not None and not _is_clean_exit(state.exception, exit_code):
         summary = state.exception.message.strip().splitlines() or [state.exception.name or "?"]
         reasons.append(f"the script failed: {summary[0]}")
     if not state.opened:
@@ -114,6 +114,13 @@ def _protocol_reasons(state: SessionState) -> list[str]:
     if hidden:
         reasons.append(f"{hidden} more messages came out of turn")
     return reasons
+
+
+def _is_clean_exit(exception: PipesException, exit_code: int | None) -> bool:
+    """Whether it is a ``sys.exit(0)``, which stock scripts report as an exception."""
+    message = exception.message.strip()
+    is_exit = exception.name == "SystemExit" and message in ("SystemExit", "SystemExit: 0")
+    return is_exit and not exit_code
 
 
 def _count(number: int, what: str) -> str:

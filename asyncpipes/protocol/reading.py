@@ -9,7 +9,7 @@ A line that is no message never ends the reading: it becomes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, get_args
 
 import orjson
@@ -22,6 +22,7 @@ from .events import (
     CustomMessageEvent,
     Event,
     ExternalStreamEvent,
+    GapEvent,
     Level,
     LogEvent,
     MalformedEvent,
@@ -29,6 +30,7 @@ from .events import (
     OpenedEvent,
     Severity,
     Stream,
+    fast_constructor,
 )
 from .exceptions import decode_exception
 from .framing import DEFAULT_LINE_LIMIT, RAW_LIMIT, LineFramer, OversizedLine
@@ -39,10 +41,21 @@ from .state import SessionState
 _LEVELS = frozenset(get_args(Level))
 _SEVERITIES = frozenset(get_args(Severity))
 _STREAMS = frozenset(get_args(Stream))
-_NOTHING: Mapping[str, Any] = {}
+#: Stands for "no writer": None is a writer, the anonymous one.
+_NOBODY: Any = object()
 
-# The fields that every event has, ready to be passed on: see Event.
-_Common = dict[str, Any]
+_Params = dict[str, Any]
+# The fields that every event has, in the order of Event.
+_Common = tuple[int | None, float | None, float, str | None, int]
+
+# See fast_constructor(): a frozen dataclass takes twice as long to make.
+_make_opened = fast_constructor(OpenedEvent)
+_make_closed = fast_constructor(ClosedEvent)
+_make_log = fast_constructor(LogEvent)
+_make_materialization = fast_constructor(MaterializationEvent)
+_make_check = fast_constructor(AssetCheckEvent)
+_make_custom = fast_constructor(CustomMessageEvent)
+_make_external_stream = fast_constructor(ExternalStreamEvent)
 
 
 class SessionReader:
@@ -56,6 +69,10 @@ class SessionReader:
     def __init__(self, line_limit: int = DEFAULT_LINE_LIMIT) -> None:
         self.state = SessionState()
         self._framer = LineFramer(line_limit)
+        self._gap: GapEvent | None = None
+        # The writer of the last message if it is open, since nearly always the next
+        # one is its own: then the state need not be asked.
+        self._open_writer: Any = _NOBODY
 
     @property
     def position(self) -> int:
@@ -95,118 +112,132 @@ class SessionReader:
         return events, sizes
 
     def _decode_lines(
-        self,
-        lines: list[bytes | OversizedLine],
-        position: int,
-        received_at: float,
-        exact: int,
+        self, lines: list[bytes | OversizedLine], position: int, received_at: float, exact: int
     ) -> tuple[list[Event], list[int]]:
         events: list[Event] = []
         sizes: list[int] = []
-        for index, line in enumerate(lines):
-            size = len(line) + 1
+        if exact:
+            position = self._decode_run(lines[:exact], loads, position, received_at, events, sizes)
+            lines = lines[exact:]
+        self._decode_run(lines, orjson.loads, position, received_at, events, sizes)
+        return events, sizes
+
+    def _decode_run(
+        self,
+        lines: list[bytes | OversizedLine],
+        load: Callable[[bytes], Any],
+        position: int,
+        received_at: float,
+        events: list[Event],
+        sizes: list[int],
+    ) -> int:
+        """Decode ``lines`` onto ``events`` and ``sizes``; return the position behind them."""
+        decode = self._decode
+        for line in lines:
             try:
-                if type(line) is not bytes:
-                    raise MalformedMessageError(
-                        f"the line is {len(line)} bytes long, over the limit"
-                    )
-                message = loads(line) if index < exact else _loads_fast(line)
-                event = self._decode(message, position, received_at, events)
+                try:
+                    message = load(line)  # type: ignore[arg-type]  # an OversizedLine is a TypeError
+                except (ValueError, TypeError):
+                    message = _load_slowly(line)
+                event = decode(message, position, received_at)
             except (ValueError, MalformedMessageError, TransitionError) as error:
                 self.state.malformed += 1
-                raw = line.prefix if isinstance(line, OversizedLine) else line[:RAW_LIMIT]
-                reason = "the line is empty" if not raw.strip() else str(error)
-                event = MalformedEvent(raw, reason, position=position, received_at=received_at)
-            # Gaps stand in front of the message that showed them, and took no bytes.
-            sizes.extend([0] * (len(events) - len(sizes)))
+                event = _malformed(line, str(error), position, received_at)
+            if self._gap is not None:
+                # In front of the message that showed it; it took no bytes.
+                events.append(self._gap)
+                sizes.append(0)
+                self._gap = None
+            size = len(line) + 1
             events.append(event)
             sizes.append(size)
             position += size
-        return events, sizes
+        return position
 
-    def _decode(
-        self, message: Any, position: int, received_at: float, events: list[Event]
-    ) -> Event:
+    def _decode(self, message: Any, position: int, received_at: float) -> Event:
         if type(message) is not dict:
             raise MalformedMessageError(f"a message is a JSON object, this is {_kind(message)}")
-        version = message.get(VERSION_FIELD)
-        if version != PROTOCOL_VERSION:
-            raise MalformedMessageError(_version_reason(message, version))
+        if message.get(VERSION_FIELD) != PROTOCOL_VERSION:
+            raise MalformedMessageError(_version_reason(message))
         method = message.get("method")
         decode = _DECODERS.get(method) if type(method) is str else None
         if decode is None:
             raise MalformedMessageError(f"unknown method {_short(method)}")
-        params = message.get("params", _NOTHING)
+        writer = message.get("writer")
+        sequence, sent_at = (None, None) if writer is None else self._number(message, writer)
+        params = message.get("params")
         if type(params) is not dict:
             if params is not None or method not in _NO_PARAMS:
                 raise MalformedMessageError(_params_reason(message, method))
             params = {}
-        common: _Common = {"received_at": received_at, "position": position}
-        writer = message.get("writer")
-        if writer is not None:
-            self._extension(message, writer, common, events)
-        event = decode(params, common)
-        if method == "log" and "fields" in message:
-            event = _with_fields(event, message["fields"])
-        self._advance(event, writer)
+        event = decode(params, message, (sequence, sent_at, received_at, writer, position))
+        if method in _NO_PARAMS:
+            self._open_or_close(event, writer)
+        elif writer is None and method == "log_external_stream":
+            pass  # a stock script stops capturing its output only after it has sent `closed`
+        elif writer != self._open_writer:
+            self._open_writer = writer if self.state.message(writer) else _NOBODY
         return event
 
-    def _extension(
-        self, message: dict[str, Any], writer: Any, common: _Common, events: list[Event]
-    ) -> None:
+    def _number(self, message: dict[str, Any], writer: Any) -> tuple[int, float]:
+        """Check what the extension adds. A number is used up whatever the rest is worth:
+        a message that is malformed did arrive, and is not missing as well.
+        """
         if type(writer) is not str:
             raise MalformedMessageError(f"'writer' must be a string, got {_kind(writer)}")
-        sequence = _integer(message.get("seq"), "seq")
+        sequence = _positive(message.get("seq"), "seq")
         sent_at = message.get("sent_at")
         if type(sent_at) is not float:
             raise MalformedMessageError(f"'sent_at' must be a number, got {_kind(sent_at)}")
-        # The number is used up whatever the rest of the message is worth: a message
-        # that is malformed did arrive, and is not missing as well.
-        gap = self.state.number(writer, sequence)
-        if gap is not None:
-            events.append(gap)
+        self._gap = self.state.number(writer, sequence)
         if "dropped" in message:
-            self.state.drop(writer, _integer(message["dropped"], "dropped"))
-        common["writer"] = writer
-        common["sent_at"] = sent_at
-        common["sequence"] = sequence
+            self.state.drop(writer, _positive(message["dropped"], "dropped"))
+        return sequence, sent_at
 
-    def _advance(self, event: Event, writer: str | None) -> None:
+    def _open_or_close(self, event: Event, writer: str | None) -> None:
         if isinstance(event, OpenedEvent):
             self.state.open(writer)
+            self._open_writer = writer
         elif isinstance(event, ClosedEvent):
             self.state.close(writer, event.exception)
-        else:
-            self.state.message(writer)
+            self._open_writer = _NOBODY
 
 
-def _loads_fast(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return loads_exact(line)
+def _load_slowly(line: bytes | OversizedLine) -> Any:
+    if isinstance(line, OversizedLine):
+        raise MalformedMessageError(f"the line is {len(line)} bytes long, over the limit")
+    return loads_exact(line)
 
 
-def _opened(params: dict[str, Any], common: _Common) -> Event:
-    extras = params.pop("extras", None)
+def _malformed(
+    line: bytes | OversizedLine, reason: str, position: int, received_at: float
+) -> MalformedEvent:
+    raw = line.prefix if isinstance(line, OversizedLine) else line[:RAW_LIMIT]
+    if not raw.strip():
+        reason = "the line is empty"
+    return MalformedEvent(raw, reason, position=position, received_at=received_at)
+
+
+# The decoders of the seven methods: from the params, the whole message and the fields
+# that every event has, in the order of Event.
+
+
+def _opened(params: _Params, message: _Params, common: _Common) -> Event:
+    extras = _optional_object(params, "extras", "opened")
     _refuse_rest(params, "opened")
-    if extras is None:
-        extras = {}
-    if type(extras) is not dict:
-        raise MalformedMessageError(f"opened: 'extras' must be an object, got {_kind(extras)}")
-    return OpenedEvent(extras, **common)
+    return _make_opened(*common, extras)
 
 
-def _closed(params: dict[str, Any], common: _Common) -> Event:
+def _closed(params: _Params, message: _Params, common: _Common) -> Event:
     raw = params.pop("exception", None)
     _refuse_rest(params, "closed")
-    return ClosedEvent(None if raw is None else decode_exception(raw), **common)
+    return _make_closed(*common, None if raw is None else decode_exception(raw))
 
 
-def _log(params: dict[str, Any], common: _Common) -> Event:
-    message, level = params.get("message"), params.get("level")
-    if type(message) is not str:
-        raise MalformedMessageError(f"log: 'message' must be a string, got {_kind(message)}")
+def _log(params: _Params, message: _Params, common: _Common) -> Event:
+    text, level = params.get("message"), params.get("level")
+    if type(text) is not str:
+        raise MalformedMessageError(f"log: 'message' must be a string, got {_kind(text)}")
     if type(level) is not str or level not in _LEVELS:
         # The stock host takes any case, and other languages' clients make use of it.
         upper = level.upper() if type(level) is str else None
@@ -216,11 +247,12 @@ def _log(params: dict[str, Any], common: _Common) -> Event:
             )
         level = upper
     if len(params) > 2:
-        _refuse_rest({k: None for k in params if k not in ("message", "level")}, "log")
-    return LogEvent(message, level, **common)  # type: ignore[arg-type]  # checked above
+        _refuse_rest({key for key in params if key not in ("message", "level")}, "log")
+    fields = _optional_object(message, "fields", "log") if "fields" in message else {}
+    return _make_log(*common, text, level, fields)
 
 
-def _materialization(params: dict[str, Any], common: _Common) -> Event:
+def _materialization(params: _Params, message: _Params, common: _Common) -> Event:
     method = "report_asset_materialization"
     asset_key = _text(params, "asset_key", method)
     data_version = params.pop("data_version", None)
@@ -230,10 +262,10 @@ def _materialization(params: dict[str, Any], common: _Common) -> Event:
         )
     metadata = decode_metadata(params.pop("metadata", None))
     _refuse_rest(params, method)
-    return MaterializationEvent(asset_key, metadata, data_version, **common)
+    return _make_materialization(*common, asset_key, metadata, data_version)
 
 
-def _check(params: dict[str, Any], common: _Common) -> Event:
+def _check(params: _Params, message: _Params, common: _Common) -> Event:
     method = "report_asset_check"
     asset_key = _text(params, "asset_key", method)
     check_name = _text(params, "check_name", method)
@@ -241,24 +273,24 @@ def _check(params: dict[str, Any], common: _Common) -> Event:
     if type(passed) is not bool:
         raise MalformedMessageError(f"{method}: 'passed' must be a boolean, got {_kind(passed)}")
     severity = params.pop("severity", None)
-    if severity not in _SEVERITIES:
+    if type(severity) is not str or severity not in _SEVERITIES:
         raise MalformedMessageError(
             f"{method}: 'severity' must be WARN or ERROR, got {_short(severity)}"
         )
     metadata = decode_metadata(params.pop("metadata", None))
     _refuse_rest(params, method)
-    return AssetCheckEvent(asset_key, check_name, passed, severity, metadata, **common)
+    return _make_check(*common, asset_key, check_name, passed, severity, metadata)
 
 
-def _custom(params: dict[str, Any], common: _Common) -> Event:
-    if "payload" not in params:
-        raise MalformedMessageError("report_custom_message: 'payload' is missing")
-    if len(params) > 1:
-        _refuse_rest({k: None for k in params if k != "payload"}, "report_custom_message")
-    return CustomMessageEvent(params["payload"], **common)
+def _custom(params: _Params, message: _Params, common: _Common) -> Event:
+    if len(params) != 1 or "payload" not in params:
+        if "payload" not in params:
+            raise MalformedMessageError("report_custom_message: 'payload' is missing")
+        _refuse_rest({key for key in params if key != "payload"}, "report_custom_message")
+    return _make_custom(*common, params["payload"])
 
 
-def _external_stream(params: dict[str, Any], common: _Common) -> Event:
+def _external_stream(params: _Params, message: _Params, common: _Common) -> Event:
     method = "log_external_stream"
     stream = params.pop("stream", None)
     if type(stream) is not str or stream not in _STREAMS:
@@ -266,16 +298,12 @@ def _external_stream(params: dict[str, Any], common: _Common) -> Event:
             f"{method}: 'stream' must be stdout or stderr, got {_short(stream)}"
         )
     text = _text(params, "text", method)
-    extras = params.pop("extras", None)
-    if extras is None:
-        extras = {}
-    if type(extras) is not dict:
-        raise MalformedMessageError(f"{method}: 'extras' must be an object, got {_kind(extras)}")
+    extras = _optional_object(params, "extras", method)
     _refuse_rest(params, method)
-    return ExternalStreamEvent(stream, text, extras, **common)  # type: ignore[arg-type]  # checked
+    return _make_external_stream(*common, stream, text, extras)
 
 
-_DECODERS: dict[str, Callable[[dict[str, Any], _Common], Event]] = {
+_DECODERS: dict[str, Callable[[_Params, _Params, _Common], Event]] = {
     "opened": _opened,
     "closed": _closed,
     "log": _log,
@@ -284,24 +312,17 @@ _DECODERS: dict[str, Callable[[dict[str, Any], _Common], Event]] = {
     "report_custom_message": _custom,
     "log_external_stream": _external_stream,
 }
-#: Methods whose params may be null or left out.
+#: Methods that change who is open, and whose params may be null or left out.
 _NO_PARAMS = frozenset({"opened", "closed"})
 
 
-def _with_fields(event: Event, fields: Any) -> Event:
-    if type(fields) is not dict:
-        raise MalformedMessageError(f"'fields' must be an object, got {_kind(fields)}")
-    assert isinstance(event, LogEvent)
-    return LogEvent(
-        event.message,
-        event.level,
-        fields,
-        sequence=event.sequence,
-        sent_at=event.sent_at,
-        received_at=event.received_at,
-        writer=event.writer,
-        position=event.position,
-    )
+def _optional_object(params: _Params, key: str, method: str) -> dict[str, Any]:
+    value = params.pop(key, None)
+    if value is None:
+        return {}
+    if type(value) is not dict:
+        raise MalformedMessageError(f"{method}: '{key}' must be an object, got {_kind(value)}")
+    return value
 
 
 def _text(params: dict[str, Any], key: str, method: str) -> str:
@@ -311,21 +332,22 @@ def _text(params: dict[str, Any], key: str, method: str) -> str:
     return value
 
 
-def _integer(value: Any, key: str) -> int:
+def _positive(value: Any, key: str) -> int:
     if type(value) is not int or value < 1:
         raise MalformedMessageError(f"'{key}' must be a positive integer, got {_short(value)}")
     return value
 
 
-def _refuse_rest(params: dict[str, Any], method: str) -> None:
+def _refuse_rest(params: Collection[str], method: str) -> None:
     # Protocol 0.1 has no extra parameters; to pass over one would be to lose it unseen.
     if params:
         raise MalformedMessageError(f"{method}: unknown parameter '{next(iter(params))}'")
 
 
-def _version_reason(message: dict[str, Any], version: Any) -> str:
+def _version_reason(message: dict[str, Any]) -> str:
     if VERSION_FIELD not in message:
         return f"not a pipes message: '{VERSION_FIELD}' is missing"
+    version = message[VERSION_FIELD]
     return f"protocol version {_short(version)}, only {PROTOCOL_VERSION} is known"
 
 

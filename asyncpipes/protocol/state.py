@@ -118,12 +118,11 @@ class SessionState:
         """Log and stream records that writers said they had to drop."""
         return sum(writer.dropped for writer in self._writers.values())
 
-    def message(self, writer: str | None) -> None:
-        """An ordinary message of ``writer`` came."""
-        current = self._current
-        if current.name == writer and current.state is WriterState.OPEN:
-            return
-        self._advance(self._find(writer), Kind.MESSAGE)
+    def message(self, writer: str | None) -> bool:
+        """An ordinary message of ``writer`` came; return whether that writer is open."""
+        found = self._find(writer)
+        self._advance(found, Kind.MESSAGE)
+        return found.state is WriterState.OPEN
 
     def open(self, writer: str | None) -> None:
         """``opened`` came."""

@@ -15,19 +15,16 @@ from asyncpipes import AssetCheckEvent, LogEvent, MaterializationEvent, open_pip
 HERE = Path(__file__).parent
 
 
-def print_log(event: LogEvent) -> None:
-    print(f"{event.level:<8} {event.message}")
-
-
 async def main(script: Path, orders: Path) -> int:
     async with open_pipes_session(
         asset_keys=["orders"], extras={"orders": str(orders)}, strict=False
     ) as session:
-        session.subscribe(print_log, LogEvent)
-
-        @session.on(MaterializationEvent, AssetCheckEvent)
-        async def print_result(event: MaterializationEvent | AssetCheckEvent) -> None:
+        # One subscriber for all of it keeps the order: each has a queue of its own.
+        @session.on(LogEvent, MaterializationEvent, AssetCheckEvent)
+        async def show(event: LogEvent | MaterializationEvent | AssetCheckEvent) -> None:
             match event:
+                case LogEvent(level=level, message=message):
+                    print(f"{level:<8} {message}")
                 case MaterializationEvent(asset_key=key):
                     values = {label: value.raw_value for label, value in event.metadata.items()}
                     print(f"{'RESULT':<8} {key} was materialized: {values}")

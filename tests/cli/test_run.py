@@ -22,8 +22,10 @@ with open_pipes() as pipes:
     pipes.log.error("two\\nlines \\x1b[31mred")
     print("from stdout")
     print("from stderr", file=sys.stderr)
-    pipes.report_custom_message({"asset": pipes.asset_key, "partition": pipes.is_partition_step and pipes.partition_key})
-    table = {"type": "table", "raw_value": {"records": [{"a": 1}], "schema": [{"name": "a", "type": "int"}]}}
+    partition = pipes.partition_key if pipes.is_partition_step else None
+    pipes.report_custom_message({"asset": pipes.asset_key, "partition": partition})
+    rows = {"records": [{"a": 1}], "schema": [{"name": "a", "type": "int"}]}
+    table = {"type": "table", "raw_value": rows}
     pipes.report_asset_materialization(metadata={"rows": 2, "list": table, "text": "one\\ntwo"})
     pipes.report_asset_check("sound", passed=False, severity="WARN", metadata={"bad": 1})
 sys.exit(int(pipes.extras.get("code", 0)))
@@ -95,7 +97,8 @@ def test_json_is_one_event_a_line_and_nothing_else(script: Path) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 7, 125])
 def test_the_exit_code_of_the_script_is_passed_on(script: Path, code: int) -> None:
-    done = asyncpipes("run", "--asset", "a", "--extra", f"code={code}", "--", sys.executable, script)
+    extra = f"code={code}"
+    done = asyncpipes("run", "--asset", "a", "--extra", extra, "--", sys.executable, script)
     assert done.returncode == code
 
 

@@ -1,0 +1,189 @@
+"""The output of the process that a session launches: its stdout and stderr.
+
+They are always drained, whatever becomes of it, since a full pipe would stop the
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import IO, Any
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+#: What is read at once from a pipe: as much as a Linux pipe holds by default.
+_READ_BYTES = 65536
+#: How much of stderr is kept for error messages, in bytes.
+TAIL_BYTES = 4096
+#: The longest line that is held back to be forwarded whole, in bytes.
+_LINE_BYTES = 65536
+#: Reads of what is left in a pipe that others still hold: 1 MiB, the most that a
+#: Linux pipe can be made to hold.
+_LAST_READS = 16
+
+_POSIX = os.name == "posix"
+
+
+class OutputPipe:
+    """One of the process's output streams: a pipe, read on the loop without blocking it."""
+
+    def __init__(self) -> None:
+        self._read_end, self.write_end = os.pipe()
+        if _POSIX:
+            os.set_blocking(self._read_end, False)
+
+    def close_write_end(self) -> None:
+        """The process has its copy: ours would keep the pipe open for ever."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
+
+    def close(self) -> None:
+        """Close both ends. Idempotent."""
+        self.close_write_end()
+        if self._read_end >= 0:
+            os.close(self._read_end)
+            self._read_end = -1
+
+    async def read(self) -> bytes:
+        """Wait for output; ``b""`` once all who could write have closed it."""
+        if not _POSIX:  # no readiness for pipes there: a thread waits in the read
+            return await to_thread.run_sync(
+                os.read, self._read_end, _READ_BYTES, abandon_on_cancel=True
+            )
+        # A turn for the loop, and a chance to cancel: a process that writes as fast as
+        # this reads would never let it wait.
+        await asyncio.sleep(0)
+        while (data := self.read_available()) is None:
+            await anyio.wait_readable(self._read_end)
+        return data
+
+    def read_available(self) -> bytes | None:
+        """Output that is there now; None if there is none yet."""
+        try:
+            return os.read(self._read_end, _READ_BYTES)
+        except BlockingIOError:
+            return None
+
+
+Sink = Callable[[bytes], Awaitable[None]]
+
+
+async def drain(
+    pipe: OutputPipe,
+    sinks: Sequence[Sink],
+    exited: Callable[[], Awaitable[object]],
+    linger: float,
+) -> None:
+    """Hand all output to ``sinks`` until the pipe ends; close it then.
+
+    Once ``exited`` has returned, other processes that still hold the pipe have
+    ``linger`` seconds; after that only what is there already is taken.
+    """
+    try:
+        with CancelScope() as scope:
+
+            async def give_up() -> None:
+                await exited()
+                await asyncio.sleep(linger)
+                scope.cancel()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(give_up)
+                while data := await pipe.read():
+                    with CancelScope(shield=True):  # what was read must not be lost
+                        for sink in sinks:
+                            await sink(data)
+                group.cancel_scope.cancel()
+        if scope.cancelled_caught and _POSIX:
+            with CancelScope(shield=True):
+                # Whoever goes on writing may never stop, so there is a bound.
+                for _ in range(_LAST_READS):
+                    if not (rest := pipe.read_available()):
+                        break
+                    for sink in sinks:
+                        await sink(rest)
+    finally:
+        pipe.close()
+
+
+class Forward:
+    """Copies output to the host's own stdout or stderr, whole lines at a time."""
+
+    def __init__(self, stream: str) -> None:
+        self._stream = stream
+        self._held = b""
+        self._limiter = CapacityLimiter(1)
+
+    async def __call__(self, data: bytes) -> None:
+        data = self._held + data
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) > _LINE_BYTES:
+            end = len(data)
+        self._held = data[end:]
+        if end:
+            await self._write(data[:end])
+
+    async def finish(self) -> None:
+        """Write what came after the last newline."""
+        held, self._held = self._held, b""
+        if held:
+            await self._write(held)
+
+    async def _write(self, data: bytes) -> None:
+        # In a thread: the terminal or pipe behind our stdout may be slow.
+        await to_thread.run_sync(self._write_blocking, data, limiter=self._limiter)
+
+    def _write_blocking(self, data: bytes) -> None:
+        target: IO[Any] | None = getattr(sys, self._stream)
+        if target is None:
+            return  # a host without standard streams
+        try:
+            # The script's own bytes, whatever encoding the host's stream has; a stream
+            # that somebody put in its place may take text alone.
+            binary: IO[bytes] | None = getattr(target, "buffer", None)
+            target.flush()
+            if binary is not None:
+                binary.write(data)
+                binary.flush()
+            else:
+                target.write(data.decode("utf-8", "backslashreplace"))
+        except (OSError, ValueError):
+            pass  # our own output is closed: the script must not suffer for it
+
+
+class Capture:
+    """Makes output into text, piece by piece; a character may be cut between two reads."""
+
+    def __init__(self, take: Callable[[str], None]) -> None:
+        self._take = take
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    async def __call__(self, data: bytes) -> None:
+        if text := self._decoder.decode(data):
+            self._take(text)
+
+    def finish(self) -> None:
+        """Hand on what may be left of a character."""
+        if text := self._decoder.decode(b"", final=True):
+            self._take(text)
+
+
+class Tail:
+    """Keeps the last of what went by."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    async def __call__(self, data: bytes) -> None:
+        self._data = (self._data + data)[-TAIL_BYTES:]
+
+    @property
+    def text(self) -> str:
+        """What is kept, as text."""
+        return self._data.decode("utf-8", "replace")

@@ -1,0 +1,76 @@
+"""The options of a session, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..channels.base import Channel
+from ..errors import InvalidParameterError
+from .context_injectors import ContextInjector
+
+Collect = Literal["results", "all", "none"]
+ForwardStdio = bool | Literal["events", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The arguments of ``open_pipes_session``; see there.
+
+    Raises:
+        InvalidParameterError: one has a wrong type or value; names it.
+    """
+
+    channel: Channel
+    context_injector: ContextInjector
+    strict: bool
+    collect: Collect
+    drain_timeout: float
+    open_timeout: float | None
+    forward_stdio: ForwardStdio
+    grace: float
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.channel, Channel), "channel", "a Channel", self.channel)
+        _check(
+            isinstance(self.context_injector, ContextInjector),
+            "context_injector",
+            "a ContextInjector",
+            self.context_injector,
+        )
+        _check(isinstance(self.strict, bool), "strict", "True or False", self.strict)
+        collects = get_args(Collect)
+        _check(self.collect in collects, "collect", f"one of {', '.join(collects)}", self.collect)
+        _check(
+            isinstance(self.forward_stdio, bool) or self.forward_stdio in ("events", "both"),
+            "forward_stdio",
+            "True, False, 'events' or 'both'",
+            self.forward_stdio,
+        )
+        check_seconds("open_pipes_session", "drain_timeout", self.drain_timeout)
+        check_seconds("open_pipes_session", "open_timeout", self.open_timeout, optional=True)
+        check_seconds("open_pipes_session", "grace", self.grace)
+
+
+def check_seconds(method: str, name: str, value: object, *, optional: bool = False) -> None:
+    """Refuse what is no length of time.
+
+    Raises:
+        InvalidParameterError: it names ``method`` and ``name``.
+    """
+    if optional and value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or math.isnan(value) or value < 0:  # type: ignore[arg-type,operator]  # a number
+        or_none = ", or None" if optional else ""
+        raise InvalidParameterError(
+            f"{method}: `{name}` must be a number of seconds, 0 or more{or_none}, got {value!r}"
+        )
+
+
+def _check(is_right: bool, name: str, expected: str, value: object) -> None:
+    if not is_right:
+        raise InvalidParameterError(
+            f"open_pipes_session: `{name}` must be {expected}, got {value!r}"
+        )

@@ -1,0 +1,131 @@
+"""The supervisor: launches the process of a session and stays with it to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from anyio import create_task_group, move_on_after
+from anyio.abc import TaskGroup
+
+from ..errors import ClosedError, LaunchError
+from ..protocol.events import ExternalStreamEvent, Stream
+from .output import Capture, Forward, OutputPipe, Sink, Tail, drain
+from .process import Command, PipesProcess, launch
+from .settings import Settings
+
+
+class Supervisor:
+    """One process, its output, and the rest of its group.
+
+    Args:
+        group: where its tasks run.
+        on_exit: called once when the process has ended, or could not be started.
+        on_output: called with captured output, if the settings ask for that.
+
+    Attributes:
+        process: it, once it runs.
+        failure: why it could not be started.
+        survivors: members of its group that went on for ``drain_timeout`` after it ended.
+        over: it has ended, its output is read, and its group is gone or given up.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        group: TaskGroup,
+        on_exit: Callable[[], None],
+        on_output: Callable[[ExternalStreamEvent], None],
+    ) -> None:
+        self._settings = settings
+        self._group = group
+        self._on_exit = on_exit
+        self._on_output = on_output
+        self._tail = Tail()
+        self._started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
+        self._is_ending = False
+        self.process: PipesProcess | None = None
+        self.failure: LaunchError | None = None
+        self.survivors: list[int] = []
+        self.over = asyncio.Event()
+
+    @property
+    def stderr(self) -> str:
+        """The last of what the process wrote to stderr."""
+        return self._tail.text
+
+    def launch(
+        self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+    ) -> asyncio.Future[PipesProcess]:
+        """Start the process; the future tells when it runs, or why it does not."""
+        self._group.start_soon(self._run, command, env, cwd, name="asyncpipes process")
+        return self._started
+
+    def end(self) -> None:
+        """End the process group, now or as soon as it is there."""
+        self._is_ending = True
+        if self.process is not None:
+            grace = self._settings.grace
+            self._group.start_soon(self.process.end, grace, name="asyncpipes end")
+
+    def release(self) -> None:
+        """The session is over: who still waits for the start must not wait for ever."""
+        if not self._started.done():
+            self._started.set_exception(ClosedError("launch: the session ended meanwhile"))
+
+    async def _run(
+        self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+    ) -> None:
+        try:
+            self.process, stdout, stderr = await launch(command, env=env, cwd=cwd)
+        except LaunchError as error:
+            self.failure = error
+            self.over.set()
+            self._on_exit()
+            if not self._started.done():  # done: the launch was cancelled, nobody asks
+                self._started.set_exception(error)
+            return
+        if not self._started.done():
+            self._started.set_result(self.process)
+        if self._is_ending:
+            self.end()
+        await self._follow(self.process, stdout, stderr)
+
+    async def _follow(self, process: PipesProcess, stdout: OutputPipe, stderr: OutputPipe) -> None:
+        try:
+            async with create_task_group() as outputs:
+                outputs.start_soon(self._pass_output, "stdout", stdout, process)
+                outputs.start_soon(self._pass_output, "stderr", stderr, process)
+                await process.follow()
+                # Reading the channel to its end need not wait for somebody who holds
+                # the standard streams.
+                self._on_exit()
+                with move_on_after(self._settings.drain_timeout):
+                    await process.gone()
+                self.survivors = await process.survivors()
+        except BaseException:
+            await process.kill_and_reap()  # being cancelled: the loop itself shuts down
+            raise
+        finally:
+            self.over.set()
+
+    async def _pass_output(self, stream: Stream, pipe: OutputPipe, process: PipesProcess) -> None:
+        def take(text: str) -> None:
+            self._on_output(
+                ExternalStreamEvent(stream, text, {"source": "host"}, received_at=time.time())
+            )
+
+        forwarding = self._settings.forward_stdio
+        forward, capture = Forward(stream), Capture(take)
+        sinks: list[Sink] = []
+        if forwarding in (True, "both"):
+            sinks.append(forward)
+        if forwarding in ("events", "both"):
+            sinks.append(capture)
+        if stream == "stderr":
+            sinks.append(self._tail)
+        await drain(pipe, sinks, process.wait, self._settings.drain_timeout)
+        await forward.finish()
+        capture.finish()

@@ -1,0 +1,1 @@
+"""Measurements beside ``dagster_pipes``: ``python -m benchmarks --help``."""

@@ -1,0 +1,122 @@
+"""``python -m benchmarks``: asyncpipes beside dagster_pipes, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .cases import CASES, Case, Sizes
+from .runner import BenchmarkError, Report, run_round
+from .table import machine, print_report
+
+_DESCRIPTION = """\
+Measure asyncpipes beside dagster_pipes on this machine.
+
+Every subject runs in a fresh process, all of them in turn, for some rounds; the table
+shows the medians, ours divided by stock, and the share of the floor, which is the
+least that the work can cost with orjson in Python. Targets stand beside the ratios;
+nothing passes or fails by them. Every message is counted, and a subject of ours that
+loses one ends the run with an error.
+"""
+
+_EPILOG = """\
+The clocks:
+  emit     first report, in the script, to the last line complete in the file, as
+           another process sees it; the lines are parsed again and counted
+  host     reading a file that is written already, to the subscriber's last call
+  run      launching the script to having the outcome
+  stall    how much longer than 1 ms a 1 ms sleep takes while 1,000 reports are made
+  import   the import statement, inside a fresh interpreter, with its bytecode there
+  latency  the report, in the script, to the subscriber's call, in the host
+
+Compare numbers of one run only: they depend on the machine and on what else it does.
+The stock host may read half a line; its reader dies of that, and the rest is lost. The
+table then says how much, and the run still counts, though it had less to do.
+
+examples:
+  python -m benchmarks                        everything: some ten minutes
+  python -m benchmarks emit host --rounds 3
+  python -m benchmarks --quick                does it all run? The numbers mean nothing
+  python -m benchmarks --json results.json    all rounds, written after each of them
+"""
+
+
+def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> int:
+    """Measure, print, and return the exit code: 1 if a subject failed or lost messages."""
+    options = _parser(cases).parse_args(arguments)
+    names = set(options.names)
+    unknown = names - {case.name for case in cases}
+    if unknown:
+        print(f"no such benchmark: {', '.join(sorted(unknown))}; see --help", file=sys.stderr)
+        return 2
+    chosen = [case for case in cases if not names or case.name in names]
+    rounds = options.rounds or (1 if options.quick else 5)
+    messages = options.messages or (2_000 if options.quick else 200_000)
+    report = Report(machine(), _sizes(messages, quick=options.quick))
+    try:
+        for number in range(1, rounds + 1):
+            for measured in run_round(number, chosen, report.sizes):
+                report.measurements.append(measured)
+                _show_progress(f"round {number} of {rounds}: {measured.case}, {measured.subject}")
+            if options.json:
+                Path(options.json).write_text(report.as_json(chosen))
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    _show_progress("")
+    print_report(report, chosen, rounds)
+    return 0
+
+
+def _sizes(messages: int, *, quick: bool) -> Sizes:
+    return Sizes(
+        messages=messages,
+        host_messages=5 * messages,
+        latency_messages=50 if quick else 1_000,
+        bursts=3 if quick else 50,
+        imports=1 if quick else 5,
+    )
+
+
+def _show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<72}\r", end="", file=sys.stderr, flush=True)
+
+
+def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which to run, of {', '.join(case.name for case in cases)}; all by default",
+    )
+    parser.add_argument("--rounds", type=_count, metavar="N", help="default 5")
+    parser.add_argument(
+        "--messages",
+        type=_count,
+        metavar="N",
+        help="messages for emit and run; host does 5 times as many, and some subjects"
+        " a quarter, to compare rates (default 200,000)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every round's numbers there")
+    parser.add_argument("--quick", action="store_true", help="one round of next to nothing")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text.replace(",", "").replace("_", ""))
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,542 @@
+"""asyncpipes.external.outbox: order, the limit, failures, closing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from asyncpipes.channels.base import ChannelWriter
+from asyncpipes.errors import BufferFullError, ChannelError
+from asyncpipes.external import outbox as outbox_module
+from asyncpipes.external import waiting
+from asyncpipes.external.outbox import Kind, Outbox
+from asyncpipes.protocol.messages import encode_custom_head, encode_head, encode_log_head
+from tests.support import (
+    PATIENCE,
+    FailingWriter,
+    GatedWriter,
+    RecordingWriter,
+    broken,
+    busy,
+    in_thread,
+    logged,
+    methods,
+)
+
+LIMIT = 1000
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Outbox]]:
+    made: list[Outbox] = []
+
+    def make(writer: ChannelWriter, limit: int = LIMIT, name: str | None = "w") -> Outbox:
+        outbox = Outbox(writer, name, limit)
+        outbox.start()
+        made.append(outbox)
+        return outbox
+
+    yield make
+    for outbox in made:
+        if isinstance(outbox._writer, GatedWriter):
+            outbox._writer.open_for_good()
+        if not outbox._closing:
+            finish(outbox)
+
+
+def finish(outbox: Outbox) -> None:
+    assert waiting.block(lambda done: outbox.close(encode_head("closed", {}), done), PATIENCE)
+
+
+def log(text: str) -> bytes:
+    return encode_log_head(text, "INFO")
+
+
+def fill(writer: GatedWriter, outbox: Outbox, size: int = LIMIT + 1) -> None:
+    """Put one line that makes the buffer hold more than ``size`` bytes, and stays there."""
+    outbox.put(log("x" * size), Kind.RECORD)
+    writer.wait_entered()
+
+
+def test_lines_arrive_in_order_with_their_numbers(make: Callable[..., Outbox]) -> None:
+    writer = RecordingWriter()
+    outbox = make(writer, limit=10**6)
+    for number in range(100):
+        assert outbox.put(log(str(number)), Kind.RECORD)
+    finish(outbox)
+    assert logged(writer.messages) == [str(number) for number in range(100)]
+    assert [m["seq"] for m in writer.messages] == list(range(1, 102))
+    assert {m["writer"] for m in writer.messages} == {"w"}
+    assert methods(writer.messages)[-1] == "closed"
+    assert writer.closed == 1
+
+
+def test_towards_a_stock_host_the_lines_are_bare(make: Callable[..., Outbox]) -> None:
+    writer = RecordingWriter()
+    outbox = make(writer, name=None)
+    outbox.put(log("hi"), Kind.RECORD)
+    finish(outbox)
+    assert all(m.keys() == {"__dagster_pipes_version", "method", "params"} for m in writer.messages)
+
+
+@pytest.mark.parametrize("immediate", [True, False])
+async def test_order_over_threads_and_tasks(make: Callable[..., Outbox], immediate: bool) -> None:
+    writer = RecordingWriter(immediate=immediate)
+    outbox = make(writer, limit=200_000)
+    kinds = (Kind.CUSTOM, Kind.RECORD, Kind.RESULT)  # in a thread, where records block
+
+    def report(name: str) -> None:
+        for number in range(300):
+            head = encode_custom_head([name, number])
+            assert outbox.put(head, kinds[number % 3])
+
+    async def report_awaiting(name: str) -> None:
+        for number in range(300):
+            assert outbox.put(encode_custom_head([name, number]), kinds[number % 2 * 2])
+            await outbox.room
+
+    names = [f"thread {n}" for n in range(8)] + [f"task {n}" for n in range(4)]
+    await asyncio.gather(
+        *(asyncio.to_thread(report, name) for name in names[:8]),
+        *(report_awaiting(name) for name in names[8:]),
+    )
+    await asyncio.to_thread(finish, outbox)
+    payloads = [m["params"]["payload"] for m in writer.messages[:-1]]
+    assert len(payloads) == 12 * 300
+    for name in names:
+        assert [number for who, number in payloads if who == name] == list(range(300))
+    assert [m["seq"] for m in writer.messages] == list(range(1, 12 * 300 + 2))
+
+
+# The table of Kind.
+
+
+@pytest.mark.parametrize("on_loop", [True, False])
+def test_a_result_is_accepted_above_any_limit(make: Callable[..., Outbox], on_loop: bool) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox, 5 * LIMIT)
+    call = lambda: outbox.put(log("result"), Kind.RESULT)  # noqa: E731
+    assert (asyncio.run(_on_loop(call)) if on_loop else in_thread(call)) is True
+    writer.open_for_good()
+    finish(outbox)
+    assert logged(writer.messages)[-1] == "result"
+
+
+async def _on_loop(call: Callable[[], Any]) -> Any:
+    return call()
+
+
+@pytest.mark.parametrize("kind", [Kind.CUSTOM, Kind.RECORD])
+def test_other_threads_block_until_half_of_the_buffer_is_free(
+    make: Callable[..., Outbox], kind: Kind
+) -> None:
+    writer = GatedWriter()
+    writer.batch_bytes = 1  # a line a write
+    outbox = make(writer)
+    for _ in range(4):  # 400, 400, 400 and the one that crosses no limit any more
+        if not outbox.is_over_limit:
+            outbox.put(log("x" * 400), Kind.RECORD)
+    writer.wait_entered()
+    assert outbox.is_over_limit
+    waiter = threading.Thread(target=outbox.put, args=(log("waited"), kind))
+    waiting_for_room = threading.Event()
+    subscribe = outbox.on_room
+
+    def on_room(callback: Callable[[], None]) -> None:
+        subscribe(callback)
+        waiting_for_room.set()
+
+    outbox.on_room = on_room  # type: ignore[method-assign]  # to see it wait
+    waiter.start()
+    assert waiting_for_room.wait(PATIENCE)
+    writer.let_through()
+    writer.wait_entered()  # two long lines are left, more than half
+    assert waiter.is_alive()
+    assert "waited" not in b"".join(outbox._lines).decode()
+    writer.let_through()
+    waiter.join(PATIENCE)
+    assert not waiter.is_alive()
+    writer.open_for_good()
+    finish(outbox)
+    assert logged(writer.messages)[-1] == "waited"
+
+
+async def test_a_record_on_the_loop_is_dropped_and_counted(make: Callable[..., Outbox]) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+    assert [outbox.put(log("dropped"), Kind.RECORD) for _ in range(3)] == [False] * 3
+    writer.open_for_good()
+    await waiting.loop_future(outbox.on_delivered)
+    assert outbox.put(log("kept"), Kind.RECORD)
+    await asyncio.to_thread(finish, outbox)
+    assert "dropped" not in logged(writer.messages)
+    assert [m.get("dropped") for m in writer.messages] == [None, 3, 3]
+
+
+async def test_a_stock_host_is_told_of_drops_in_its_log(make: Callable[..., Outbox]) -> None:
+    writer = GatedWriter()
+    outbox = make(writer, name=None)
+    fill(writer, outbox)
+    outbox.put(log("dropped"), Kind.RECORD)
+    outbox.put(log("dropped"), Kind.CAPTURE)
+    writer.open_for_good()
+    await asyncio.to_thread(finish, outbox)
+    warning = writer.messages[1]["params"]
+    assert warning["level"] == "WARNING"
+    assert "2 log or stream records were dropped" in warning["message"]
+    assert methods(writer.messages) == ["log", "log", "closed"]
+
+
+@pytest.mark.parametrize("on_loop", [True, False])
+def test_captured_output_never_blocks(make: Callable[..., Outbox], on_loop: bool) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+    call = lambda: outbox.put(log("captured"), Kind.CAPTURE)  # noqa: E731
+    assert (asyncio.run(_on_loop(call)) if on_loop else in_thread(call)) is False
+    writer.open_for_good()
+    finish(outbox)
+    assert writer.messages[-1]["dropped"] == 1
+
+
+async def test_a_custom_message_on_the_loop_raises_above_twice_the_limit(
+    make: Callable[..., Outbox],
+) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+    taken = 0
+    with pytest.raises(BufferFullError, match=f"the limit is {LIMIT}: await what"):
+        while True:
+            outbox.put(encode_custom_head("y" * 50), Kind.CUSTOM)
+            taken += 1
+    assert outbox._bytes > 2 * LIMIT
+    assert outbox._bytes < 2 * LIMIT + 200
+    assert taken > 2
+    writer.open_for_good()
+    await asyncio.to_thread(finish, outbox)
+    assert methods(writer.messages).count("report_custom_message") == taken
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_an_empty_buffer_takes_any_one_line(make: Callable[..., Outbox], kind: Kind) -> None:
+    writer = RecordingWriter()
+    outbox = make(writer, limit=1)
+    assert outbox.put(log("z" * 5000), kind)
+    await asyncio.to_thread(finish, outbox)
+    assert logged(writer.messages) == ["z" * 5000]
+
+
+@pytest.mark.parametrize("end", ["failure", "close"])
+def test_blocking_ends_when_the_channel_fails_or_closes(
+    make: Callable[..., Outbox], end: str
+) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+    result: list[bool] = []
+    waits = threading.Event()
+    subscribe = outbox.on_room
+
+    def on_room(callback: Callable[[], None]) -> None:
+        subscribe(callback)
+        waits.set()
+
+    outbox.on_room = on_room  # type: ignore[method-assign]  # to see it wait
+    thread = threading.Thread(target=lambda: result.append(outbox.put(log("w"), Kind.CUSTOM)))
+    thread.start()
+    assert waits.wait(PATIENCE)
+    if end == "failure":
+        outbox.abandon(broken())
+    else:
+        outbox.close(encode_head("closed", {}), lambda: None)
+    thread.join(PATIENCE)
+    # A failed channel takes all and counts it; a closed one takes nothing.
+    assert result == [end == "failure"]
+
+
+# Awaiting.
+
+
+async def test_awaiting_waits_until_half_of_the_buffer_is_free(make: Callable[..., Outbox]) -> None:
+    writer = GatedWriter()
+    writer.batch_bytes = 1
+    outbox = make(writer)
+    while not outbox.is_over_limit:
+        outbox.put(log("x" * 400), Kind.RECORD)
+    writer.wait_entered()
+
+    async def wait() -> None:
+        await outbox.room
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    writer.let_through()
+    await asyncio.to_thread(writer.wait_entered)
+    assert not outbox.is_over_limit
+    assert outbox._bytes > LIMIT // 2
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    writer.let_through()
+    await asyncio.wait_for(task, PATIENCE)
+    assert outbox._bytes <= LIMIT // 2
+
+
+async def test_a_script_that_awaits_loses_no_record(make: Callable[..., Outbox]) -> None:
+    writer = RecordingWriter()
+    outbox = make(writer, limit=300)
+    for number in range(500):
+        outbox.put(log(f"{number:0100}"), Kind.RECORD)
+        await outbox.room
+    await asyncio.to_thread(finish, outbox)
+    assert [int(text) for text in logged(writer.messages)] == list(range(500))
+    assert outbox._dropped == 0
+
+
+async def test_cancelling_the_wait_takes_nothing_back(make: Callable[..., Outbox]) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+
+    async def report() -> None:
+        outbox.put(encode_custom_head("mine"), Kind.CUSTOM)
+        await outbox.room
+
+    task = asyncio.create_task(report())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    writer.open_for_good()
+    await asyncio.to_thread(finish, outbox)
+    assert "report_custom_message" in methods(writer.messages)
+
+
+@pytest.mark.host
+@pytest.mark.usefixtures("any_loop")
+async def test_50_000_awaited_reports_give_the_loop_its_turns(make: Callable[..., Outbox]) -> None:
+    """On a channel that takes only one write for all of the time, as one of 1 s a write does."""
+    writer = GatedWriter()
+    outbox = make(writer, limit=100_000_000)
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ticker = asyncio.create_task(tick())
+    longest = last = 0
+    for number in range(50_000):
+        outbox.put(encode_custom_head(number), Kind.CUSTOM)
+        before = turns
+        await outbox.room
+        if turns != before:
+            longest, last = max(longest, number - last), number
+    ticker.cancel()
+    # A turn comes each millisecond, in which far fewer than 5,000 reports fit.
+    assert turns > 10
+    assert longest < 5_000
+    writer.open_for_good()
+    await asyncio.to_thread(finish, outbox)
+    assert len(writer.messages) == 50_001
+
+
+def test_room_of_nothing_still_gives_turns() -> None:
+    room = waiting.Room(None)
+    assert list(room.__await__()) == [None]
+
+
+# Failures.
+
+
+def test_a_failed_channel_is_silent_after_one_line(
+    make: Callable[..., Outbox], capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = FailingWriter(broken())
+    outbox = make(writer)
+    for _ in range(5):
+        assert outbox.put(log("lost"), Kind.RECORD)
+        assert waiting.block(outbox.on_delivered, PATIENCE)
+    assert outbox.failure is writer.error
+    assert outbox.undelivered == 5
+    assert outbox.put(log("lost"), Kind.RESULT)
+    assert outbox.undelivered == 6
+    finish(outbox)
+    assert writer.closed == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the cable is cut" in error
+
+
+def test_any_exception_of_a_writer_is_a_failed_channel(make: Callable[..., Outbox]) -> None:
+    outbox = make(FailingWriter(KeyError("bucket")))
+    outbox.put(log("lost"), Kind.RECORD)
+    assert waiting.block(outbox.on_delivered, PATIENCE)
+    assert isinstance(outbox.failure, ChannelError)
+    assert "KeyError('bucket')" in str(outbox.failure)
+    assert isinstance(outbox.failure.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("immediate", [True, False])
+@pytest.mark.parametrize("kind", [Kind.RECORD, Kind.RESULT])
+def test_a_transient_fault_is_tried_again(
+    make: Callable[..., Outbox], immediate: bool, kind: Kind
+) -> None:
+    writer = FailingWriter(busy(), times=2, immediate=immediate)
+    outbox = make(writer)
+    outbox.put(log("late"), kind)
+    assert waiting.block(outbox.on_delivered, PATIENCE)
+    assert outbox.failure is None
+    finish(outbox)
+    assert logged(writer.messages) == ["late"]
+
+
+def test_a_fault_that_stays_is_given_up(
+    make: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "RETRY_SECONDS", 0.1)
+    writer = FailingWriter(busy())
+    outbox = make(writer)
+    outbox.put(log("lost"), Kind.RECORD)
+    assert waiting.block(outbox.on_delivered, PATIENCE)
+    assert outbox.failure is writer.error
+    assert outbox.undelivered == 1
+
+
+def test_an_error_of_closing_is_a_failure(make: Callable[..., Outbox]) -> None:
+    class Unclosable(RecordingWriter):
+        def close(self) -> None:
+            raise OSError("still in use")
+
+    outbox = make(Unclosable())
+    finish(outbox)
+    assert outbox.is_closed
+    assert "still in use" in str(outbox.failure)
+
+
+def test_after_closing_nothing_is_taken(make: Callable[..., Outbox]) -> None:
+    writer = RecordingWriter(immediate=True)
+    outbox = make(writer)
+    finish(outbox)
+    assert [outbox.put(log("late"), kind) for kind in Kind] == [False] * 4
+    assert methods(writer.messages) == ["closed"]
+
+
+def test_an_abandoned_outbox_ends_when_its_write_returns(make: Callable[..., Outbox]) -> None:
+    writer = GatedWriter()
+    outbox = make(writer)
+    fill(writer, outbox)
+    outbox.put(log("never"), Kind.RESULT)
+    closed = threading.Event()
+    outbox.close(encode_head("closed", {}), closed.set)
+    outbox.abandon(ChannelError("too slow"))
+    assert not closed.is_set()
+    writer.let_through()
+    assert closed.wait(PATIENCE)
+    assert writer.closed == 1
+    assert len(writer.batches) == 1
+    assert outbox.undelivered == 3
+
+
+# Inline writing.
+
+
+def test_a_result_is_written_before_the_call_returns(make: Callable[..., Outbox]) -> None:
+    writer = RecordingWriter(immediate=True)
+    outbox = Outbox(writer, "w", LIMIT)  # no thread at all
+    outbox.put(log("before"), Kind.RECORD)
+    assert writer.batches == []
+    outbox.put(log("result"), Kind.RESULT)
+    assert logged(writer.messages) == ["before", "result"]
+
+
+def test_an_inline_write_ends_with_its_own_line(make: Callable[..., Outbox]) -> None:
+    """Or the caller would write for all others, as long as they report."""
+
+    class Chatty(RecordingWriter):
+        def write(self, lines: bytes) -> None:
+            super().write(lines)
+            outbox.put(log("and another"), Kind.RECORD)
+
+    writer = Chatty(immediate=True)
+    outbox = Outbox(writer, "w", LIMIT)
+    in_thread(lambda: outbox.put(log("result"), Kind.RESULT))
+    assert len(writer.batches) == 1
+
+
+@pytest.mark.parametrize("immediate", [True, False])
+def test_a_writer_that_reports_waits_for_nobody(
+    make: Callable[..., Outbox], immediate: bool
+) -> None:
+    """A library below the writer that logs, where a handler sends that to the host."""
+
+    class Logging(RecordingWriter):
+        def write(self, lines: bytes) -> None:
+            super().write(lines)
+            if len(self.batches) == 1:
+                taken.extend(outbox.put(log("from within"), kind) for kind in kinds)
+
+    kinds = (Kind.RESULT, Kind.RECORD, Kind.CAPTURE)
+    taken: list[bool] = []
+    writer = Logging(immediate=immediate)
+    outbox = make(writer, limit=10)
+    in_thread(lambda: outbox.put(log("x" * 50), Kind.RESULT))
+    assert waiting.block(outbox.on_delivered, PATIENCE)
+    assert taken == [True, False, False]
+    finish(outbox)
+    assert logged(writer.messages).count("from within") == 1
+
+
+def test_a_report_from_inside_the_lock_is_taken_afterwards(
+    make: Callable[..., Outbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a ``__del__`` that the garbage collector runs just then."""
+
+    class Clock:
+        def time(self) -> float:
+            if not inside:
+                inside.append(outbox.put(log("from a __del__"), Kind.RECORD))
+                inside.append(outbox.put(log("from another"), Kind.RESULT))
+            return 1.0
+
+    inside: list[bool] = []
+    writer = RecordingWriter(immediate=True)
+    outbox = make(writer)
+    monkeypatch.setattr(outbox_module, "time", Clock())
+    assert in_thread(lambda: outbox.put(log("first"), Kind.RECORD))
+    assert inside == [True, True]
+    monkeypatch.undo()
+    finish(outbox)
+    assert logged(writer.messages) == ["first", "from a __del__", "from another"]
+    assert [m["seq"] for m in writer.messages] == [1, 2, 3, 4]
+
+
+def test_a_result_is_not_kept_waiting_by_threads_that_report_all_the_time(
+    make: Callable[..., Outbox],
+) -> None:
+    """The thread that writes must let a caller in between two batches."""
+
+    class Feeding(RecordingWriter):
+        def write(self, lines: bytes) -> None:
+            super().write(lines)
+            started.set()
+            if not enough.is_set():
+                outbox.put(log("x"), Kind.RECORD)  # so that it never runs dry
+
+    started, enough = threading.Event(), threading.Event()
+    outbox = make(Feeding(immediate=True))
+    outbox.put(log("x"), Kind.RECORD)
+    assert started.wait(PATIENCE)
+    try:
+        assert in_thread(lambda: outbox.put(log("result"), Kind.RESULT))
+    finally:
+        enough.set()

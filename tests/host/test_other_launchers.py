@@ -1,0 +1,209 @@
+"""Sessions whose scripts somebody else launches."""
+
+# ruff: noqa: PT012 - what a strict session raises, it raises at the end of its block
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncpipes import (
+    ClosedError,
+    CustomMessageEvent,
+    InvalidParameterError,
+    NotOpenError,
+    ProcessFailedError,
+    UsageError,
+    open_pipes,
+    open_pipes_session,
+)
+from asyncpipes.channels import MemoryChannel
+from asyncpipes.external.loaders import MappingParamsLoader
+from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
+
+SCRIPT = "opened(); custom(context()['extras']['x']); closed()"
+
+
+async def test_popen_with_the_environment(any_loop: None) -> None:
+    async with open_pipes_session(extras={"x": 1}) as session:
+        process = await asyncio.to_thread(subprocess.Popen, raw_child(SCRIPT), env=session.env)
+        events = [event async for event in session.events(CustomMessageEvent)]
+        session.finish(await asyncio.to_thread(process.wait))
+    assert session.outcome.ok
+    assert session.outcome.exit_code == 0
+    assert [event.payload for event in session.result.custom_messages] == [1]
+    assert len(events) == 1
+
+
+async def test_asyncio_subprocess_with_the_bootstrap_alone(any_loop: None) -> None:
+    async with open_pipes_session(extras={"x": 1}) as session:
+        process = await asyncio.create_subprocess_exec(
+            *raw_child(SCRIPT), env=dict(session.bootstrap)
+        )
+        await process.wait()
+        session.finish(process.returncode)
+    assert session.outcome.ok
+    assert len(session.result.custom_messages) == 1
+
+
+async def test_command_line_arguments(tmp_path: Path) -> None:
+    command = script(
+        tmp_path,
+        """
+        import base64, json, sys, zlib
+        arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+        load = lambda name: json.loads(zlib.decompress(base64.b64decode(arguments[name])))
+        context = load("--dagster-pipes-context")["data"]
+        path = load("--dagster-pipes-messages")["path"]
+        with open(path, "a") as file:
+            for method, params in [
+                ("opened", {}),
+                ("report_custom_message", {"payload": context["extras"]["x"]}),
+                ("closed", {}),
+            ]:
+                line = {"__dagster_pipes_version": "0.1", "method": method, "params": params}
+                print(json.dumps(line), file=file)
+        """,
+    )
+    async with open_pipes_session(extras={"x": 1}) as session:
+        process = await asyncio.create_subprocess_exec(*command, *session.cli_arguments)
+        assert await process.wait() == 0
+    assert [event.payload for event in session.result.custom_messages] == [1]
+
+
+async def test_it_ends_when_all_writers_have_closed(any_loop: None, tmp_path: Path) -> None:
+    gates = [Gate(tmp_path, f"gate{number}") for number in range(3)]
+    async with open_pipes_session() as session:
+        events = session.events()
+        processes = [
+            await asyncio.create_subprocess_exec(
+                *raw_child(f"opened(); wait_for({gate.path!r}); custom(1); closed()"),
+                env=session.env,
+            )
+            for gate in gates
+        ]
+        for _ in gates:
+            await events.__anext__()
+        for number, gate in enumerate(gates):
+            assert session.health.state == "open"
+            await gate.open()
+            assert await processes[number].wait() == 0
+        rest = [event async for event in events]
+    assert len([event for event in rest if isinstance(event, CustomMessageEvent)]) == 3
+    assert session.health.state == "drained"
+    assert session.outcome.ok
+
+
+async def test_an_exit_code_that_comes_after_the_last_closed_counts(any_loop: None) -> None:
+    # The session is over when all have closed; how the process ended is known later.
+    with pytest.raises(ProcessFailedError, match="exit code 3"):
+        async with open_pipes_session() as session:
+            process = await asyncio.create_subprocess_exec(
+                *raw_child("opened(); closed(); sys.exit(3)"), env=session.env
+            )
+            await session.wait_drained()
+            await until(lambda: _is_over(session), "the session is over")
+            session.finish(await process.wait())
+            session.finish()
+    assert session.outcome.exit_code == 3
+
+
+def _is_over(session: Any) -> bool:
+    try:
+        return session.result is not None
+    except NotOpenError:
+        return False
+
+
+async def test_finish_ends_a_session_whose_script_never_opened(any_loop: None) -> None:
+    async with open_pipes_session(strict=False) as session:
+        assert session.env
+        session.finish(-9)
+        assert await session.wait_drained()
+    assert (session.outcome.opened, session.outcome.signal) == (False, 9)
+    assert not session.outcome.ok
+
+
+async def test_finish_reads_what_is_there_to_the_end() -> None:
+    async with open_pipes_session(strict=False, drain_timeout=0.1) as session:
+        process = await asyncio.create_subprocess_exec(
+            *raw_child("opened(); custom(*range(1000)); os._exit(0)"), env=session.env
+        )
+        session.finish(await process.wait())
+    assert len(session.result.custom_messages) == 1000
+    assert not session.outcome.closed
+
+
+async def test_leaving_waits_for_a_script_that_was_handed_the_bootstrap(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with open_pipes_session() as session:
+        process = await asyncio.create_subprocess_exec(
+            *raw_child(f"opened(); wait_for({gate.path!r}); custom(1); closed()"), env=session.env
+        )
+        opening = asyncio.ensure_future(gate.open())
+    assert len(session.result.custom_messages) == 1
+    await opening
+    await process.wait()
+
+
+async def test_a_session_that_nobody_was_told_of_ends_at_once(any_loop: None) -> None:
+    async with asyncio_timeout(20), open_pipes_session(strict=False) as session:
+        pass
+    assert not session.outcome.opened
+
+
+async def test_a_script_in_the_same_process(any_loop: None) -> None:
+    channel = MemoryChannel()
+
+    def work(bootstrap: Mapping[str, str]) -> None:
+        with open_pipes(
+            params_loader=MappingParamsLoader(bootstrap), message_writer=channel.writer()
+        ) as pipes:
+            pipes.report_custom_message(pipes.get_extra("x"))
+
+    async with open_pipes_session(channel=channel, asset_keys=["a"], extras={"x": 1}) as session:
+        events = session.events()
+        await asyncio.to_thread(work, session.bootstrap)
+        assert len([event async for event in events]) == 3
+    assert [event.payload for event in session.result.custom_messages] == [1]
+    assert session.outcome.ok
+
+
+async def test_finish_is_not_for_scripts_of_our_own() -> None:
+    async with open_pipes_session() as session:
+        await session.launch(raw_child("opened(); closed()"))
+        with pytest.raises(UsageError, match="did not launch itself"):
+            session.finish(0)
+
+
+async def test_what_is_asked_too_early_or_too_late_or_wrongly() -> None:
+    session = open_pipes_session(strict=False)
+    for ask in ("bootstrap", "env", "cli_arguments"):
+        with pytest.raises(NotOpenError, match=r"not open yet"):
+            getattr(session, ask)
+    with pytest.raises(NotOpenError, match="finish"):
+        session.finish()
+    with pytest.raises(NotOpenError, match="has not ended"):
+        _ = session.outcome
+    with pytest.raises(NotOpenError, match="wait_drained"):
+        await session.wait_drained()
+    assert session.stats.events == 0
+    assert session.health.state == "waiting"
+    async with session:
+        with pytest.raises(InvalidParameterError, match="`exit_code` must be an int, got 'x'"):
+            session.finish("x")  # type: ignore[arg-type]  # that is the test
+        with pytest.raises(NotOpenError, match="has not ended"):
+            _ = session.result
+    with pytest.raises(ClosedError, match="the session is over"):
+        _ = session.env
+    with pytest.raises(ClosedError, match="launch"):
+        await session.launch([sys.executable])
+    with pytest.raises(UsageError, match="entered once"):
+        async with session:
+            pass

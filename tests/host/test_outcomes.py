@@ -1,0 +1,206 @@
+"""The outcome is the truth: one case after the other, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncpipes import (
+    ExternalError,
+    IncompleteError,
+    MalformedEvent,
+    OutcomeError,
+    ProcessFailedError,
+    run,
+)
+from tests.support_host import Gate, raw_child, script
+
+
+@dataclass
+class Case:
+    body: str
+    error: type[OutcomeError] | None
+    reason: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+CASES = {
+    "exit 0": Case("opened(); closed()", None, "", {"exit_code": 0, "closed": True}),
+    "exit 3": Case("opened(); closed(); sys.exit(3)", ProcessFailedError, "exit code 3",
+                   {"exit_code": 3, "signal": None, "closed": True}),
+    "signal": Case("opened(); custom(1); os.kill(os.getpid(), signal.SIGKILL)",
+                   ProcessFailedError, "signal 9",
+                   {"exit_code": None, "signal": signal.SIGKILL, "opened": True, "closed": False}),
+    "never opened": Case("pass", IncompleteError, "never opened",
+                         {"opened": False, "exit_code": 0}),
+    "not closed": Case("opened(); os._exit(0)", IncompleteError, "never closed",
+                       {"opened": True, "closed": False, "exit_code": 0}),
+    "garbage line": Case("opened(); raw(b'garbage\\n'); custom(1); closed()", IncompleteError,
+                         "1 line could not be read", {"malformed": 1, "closed": True}),
+    "last line cut off": Case("opened(); closed(); raw(message('log', message='x')[:30])",
+                              IncompleteError, "1 line could not be read", {"malformed": 1}),
+    "message after closed": Case("opened(); closed(); custom(1)", IncompleteError, "closed", {}),
+    "exception": Case(
+        """
+        opened()
+        emit("closed", exception={"message": "boom", "stack": [], "name": "ValueError",
+                                  "cause": None, "context": None})
+        """,
+        ExternalError, "the script failed: boom", {"closed": True, "exit_code": 0},
+    ),
+    "exception and exit 1": Case(
+        """
+        opened()
+        emit("closed", exception={"message": "boom", "stack": [], "name": "ValueError",
+                                  "cause": None, "context": None})
+        sys.exit(1)
+        """,
+        ProcessFailedError, "exit code 1", {"closed": True, "exit_code": 1},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_the_outcome_and_the_strict_error(name: str) -> None:
+    case = CASES[name]
+    if case.error is None:
+        result = await run(raw_child(case.body), drain_timeout=0.1)
+        assert result.outcome.ok
+        assert result.outcome.reasons == ()
+    else:
+        with pytest.raises(case.error) as info:
+            await run(raw_child(case.body), drain_timeout=0.1)
+        assert type(info.value) is case.error
+        result = info.value.result
+        assert not result.outcome.ok
+        assert case.reason in "; ".join(result.outcome.reasons)
+        assert case.reason in str(info.value)
+    for name, value in case.fields.items():
+        assert getattr(result.outcome, name) == value, name
+    assert result.outcome.duration > 0
+
+
+async def test_a_lenient_session_returns_what_a_strict_one_raises() -> None:
+    child = raw_child("opened(); custom(1); sys.exit(3)")
+    result = await run(child, strict=False, drain_timeout=0.1)
+    assert result.outcome.exit_code == 3
+    assert not result.outcome.ok
+    assert len(result.custom_messages) == 1
+
+
+async def test_the_exception_of_a_script_arrives_whole(tmp_path: Path) -> None:
+    source = """
+        from asyncpipes import open_pipes
+        with open_pipes() as pipes:
+            try:
+                {}["missing"]
+            except KeyError as error:
+                raise ValueError("boom") from error
+    """
+    with pytest.raises(ProcessFailedError) as info:
+        await run(script(tmp_path, source), forward_stdio=False)
+    outcome = info.value.result.outcome
+    assert outcome.closed
+    assert outcome.exception is not None
+    assert outcome.exception.name == "ValueError"
+    assert outcome.exception.cause is not None
+    assert outcome.exception.cause.name == "KeyError"
+    assert "boom" in str(info.value)
+    assert info.value.result.stderr.rstrip().endswith("ValueError: boom")
+
+
+async def test_an_exception_swallowed_outside_of_the_block_is_red(tmp_path: Path) -> None:
+    source = """
+        from asyncpipes import open_pipes
+        try:
+            with open_pipes() as pipes:
+                raise ValueError("boom")
+        except ValueError:
+            pass
+    """
+    with pytest.raises(ExternalError, match="boom") as info:
+        await run(script(tmp_path, source))
+    assert info.value.result.outcome.exit_code == 0
+
+
+async def test_sys_exit_0_inside_the_block_is_a_clean_close(tmp_path: Path) -> None:
+    source = """
+        import sys
+        from asyncpipes import open_pipes
+        with open_pipes() as pipes:
+            sys.exit(0)
+    """
+    result = await run(script(tmp_path, source))
+    assert result.outcome.ok
+    assert result.outcome.closed
+
+
+async def test_malformed_lines_are_events_and_the_next_messages_arrive() -> None:
+    result = await run(
+        raw_child("opened(); raw(b'{\\n\\n'); log('after'); closed()"), strict=False, collect="all"
+    )
+    kinds = [type(event).__name__ for event in result.events]
+    assert kinds == ["OpenedEvent", "MalformedEvent", "MalformedEvent", "LogEvent", "ClosedEvent"]
+    first = result.events[1]
+    assert isinstance(first, MalformedEvent)
+    assert first.raw == b"{"
+
+
+async def test_processes_of_the_group_that_outlive_the_script_are_named(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    body = f"""
+        opened()
+        pid = os.fork()
+        if not pid:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            wait_for({gate.path!r})
+            os._exit(0)
+        custom(pid)
+        closed()
+    """
+    result = await run(raw_child(body), strict=False, drain_timeout=0.2)
+    pid = result.custom_messages[0].payload
+    assert result.outcome.exit_code == 0
+    assert result.outcome.reasons == (
+        f"the process ended and left others of its group running: {pid}",
+    )
+    os.kill(pid, 0)  # it was left alone
+    await gate.open()
+
+
+async def test_a_helper_that_ends_soon_after_the_script_is_no_survivor(tmp_path: Path) -> None:
+    # multiprocessing's resource tracker does just that.
+    body = """
+        opened()
+        read, write = os.pipe()
+        if not os.fork():
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        closed()
+    """
+    result = await run(raw_child(body))
+    assert result.outcome.ok
+
+
+async def test_a_closed_script_that_writes_on_in_a_forked_worker_is_waited_for() -> None:
+    # The worker has no context of its own: its `opened` keeps the session reading.
+    body = """
+        opened()
+        read, write = os.pipe()
+        if not os.fork():
+            opened(); os.write(write, b"x")
+            for _ in range(100): custom(1)
+            closed(); os._exit(0)
+        os.read(read, 1)
+        closed()
+    """
+    result = await run(raw_child(body))
+    assert result.outcome.ok
+    assert len(result.custom_messages) == 100

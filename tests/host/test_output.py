@@ -1,0 +1,220 @@
+"""stdout and stderr of a script: always drained, forwarded, captured."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncpipes import ExternalStreamEvent, open_pipes_session, run
+from asyncpipes.host.subscription import MAX_CAPTURED
+from tests.support_host import Gate, asyncio_timeout, raw_child, until
+
+TEN_MB = """
+opened()
+line = b"0123456789" * 9 + b"abcdefghi\\n"
+for _ in range(100):
+    for fd in (1, 2):
+        data = line * 1000
+        while data:
+            data = data[os.write(fd, data):]
+closed()
+"""
+
+
+@pytest.mark.parametrize("forward", [True, False, "events", "both"])
+async def test_ten_megabytes_on_both_streams_hang_nobody(
+    capfd: pytest.CaptureFixture[str], forward: Any
+) -> None:
+    sizes = {"stdout": 0, "stderr": 0}
+
+    def count(event: ExternalStreamEvent) -> None:
+        sizes[event.stream] += len(event.text)
+
+    async with open_pipes_session(forward_stdio=forward) as session:
+        subscription = session.subscribe(count, ExternalStreamEvent)
+        await session.launch(raw_child(TEN_MB))
+    assert session.outcome.ok
+    out, err = capfd.readouterr()
+    expected = 10_000_000 if forward in (True, "both") else 0
+    assert (len(out), len(err)) == (expected, expected)
+    captured = sum(sizes.values())
+    if forward in ("events", "both"):
+        assert (captured == 20_000_000) == (subscription.dropped == 0)
+        assert captured + subscription.dropped * 65536 >= 20_000_000
+    else:
+        assert (captured, subscription.delivered) == (0, 0)
+    assert session.result.stderr == (100 * ("0123456789" * 9 + "abcdefghi\n"))[-4096:]
+
+
+async def test_captured_output_is_complete_and_marked(any_loop: None) -> None:
+    pieces: list[ExternalStreamEvent] = []
+    body = r"""
+        opened()
+        os.write(1, "grüße €".encode()[:4])
+        os.write(1, "grüße €".encode()[4:] + b"\n")
+        os.write(2, b"err\xff")
+        closed()
+    """
+    result = await run(
+        raw_child(body),
+        forward_stdio="events",
+        collect="all",
+        subscribers=[(pieces.append, ExternalStreamEvent)],
+    )
+    assert {(e.position, e.writer, e.extras["source"]) for e in pieces} == {(None, None, "host")}
+    texts = {
+        stream: "".join(e.text for e in pieces if e.stream == stream)
+        for stream in ("stdout", "stderr")
+    }
+    assert texts == {"stdout": "grüße €\n", "stderr": "err\ufffd"}
+    assert [e for e in result.events if isinstance(e, ExternalStreamEvent)] == pieces
+
+
+async def test_captured_characters_are_whole_wherever_a_read_cuts_them() -> None:
+    pieces: list[ExternalStreamEvent] = []
+    body = 'opened(); sys.stdout.write("x" + "€" * 100_000); closed()'
+    await run(
+        raw_child(body, options=["-S", "-E", "-X", "utf8"]),
+        forward_stdio="events",
+        subscribers=[(pieces.append, ExternalStreamEvent)],
+    )
+    assert "".join(event.text for event in pieces) == "x" + "€" * 100_000
+
+
+async def test_captured_output_waits_for_nobody(any_loop: None) -> None:
+    release = asyncio.Event()
+    texts: list[str] = []
+
+    async def slow(event: ExternalStreamEvent) -> None:
+        await release.wait()
+        if event.stream == "stdout":
+            texts.append(event.text)
+
+    async with open_pipes_session(forward_stdio="events") as session:
+        subscription = session.subscribe(slow, ExternalStreamEvent)
+        process = await session.launch(raw_child(TEN_MB + "\nos.write(1, b'last')"))
+        await process.wait()
+        await session.wait_drained()
+        assert session.health.held_by == ()
+        assert subscription.dropped > 0
+        # 256 pieces wait at most, and as many may be in its hands.
+        assert subscription.depth <= 2 * MAX_CAPTURED
+        release.set()
+    assert session.outcome.ok
+    assert texts[-1].endswith("last")
+
+
+async def test_the_last_captured_output_is_delivered_before_the_end(any_loop: None) -> None:
+    # The channel is at its end when the script is; its child writes only after that.
+    body = """
+        opened(); closed()
+        parent = os.getpid()
+        if not os.fork():
+            while os.getppid() == parent:
+                time.sleep(0.001)
+            os.write(1, b"late")
+            os._exit(0)
+    """
+    async with open_pipes_session(forward_stdio="events") as session:
+        texts: list[str] = []
+        session.subscribe(lambda event: texts.append(event.text), ExternalStreamEvent)
+        process = await session.launch(raw_child(body))
+        events = [event async for event in session.events(ExternalStreamEvent)]
+        assert process.returncode == 0
+    assert "".join(texts) == "late"
+    assert len(events) == len(texts)
+
+
+async def test_a_grandchild_that_holds_stdout_does_not_hold_the_exit(
+    any_loop: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate = Gate(tmp_path)
+    body = f"""
+        opened()
+        if not os.fork():
+            os.setsid()
+            wait_for({gate.path!r})
+            os._exit(0)
+        os.write(1, b"from the script")
+        closed()
+    """
+    async with asyncio_timeout(20):
+        result = await run(raw_child(body), drain_timeout=0.2)
+    assert result.outcome.ok
+    assert capfd.readouterr().out == "from the script"
+    await gate.open()
+
+
+async def test_a_grandchild_that_never_stops_writing_does_not_hold_the_exit(
+    any_loop: None, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    body = f"""
+        opened()
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            while True:
+                os.write(1, b"y" * 65536)
+        open({str(pid_file)!r}, "w").write(str(pid))
+        closed()
+    """
+    try:
+        async with asyncio_timeout(20):
+            result = await run(raw_child(body), drain_timeout=0.2, forward_stdio=False)
+        assert result.outcome.ok
+    finally:
+        os.kill(int(pid_file.read_text()), 9)
+
+
+async def test_a_script_that_writes_all_the_time_leaves_the_loop_its_turns(any_loop: None) -> None:
+    body = """
+        opened()
+        while True:
+            os.write(1, b"y" * 65536)
+    """
+    async with open_pipes_session(forward_stdio=False, strict=False, drain_timeout=0.2) as session:
+        await session.launch(raw_child(body))
+        await until(lambda: session.health.state == "open", "the script is at work")
+        turns = 0
+        while turns < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        assert not await session.wait_drained(timeout=0.05)
+    assert session.outcome.timed_out
+
+
+async def test_forwarding_keeps_lines_whole_and_the_rest_at_the_end(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    await run(raw_child('opened(); print("a\\nb", end=""); closed()'))
+    assert capfd.readouterr().out == "a\nb"
+
+
+async def test_bytes_are_forwarded_as_they_are_whatever_the_encoding_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    await run(raw_child(r"opened(); os.write(1, b'\xff\xe2\x82\xac\n'); closed()"))
+    assert raw.getvalue() == b"\xff\xe2\x82\xac\n"
+
+
+async def test_forwarding_to_a_stream_of_text_or_to_none_or_to_a_closed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = raw_child("opened(); print('text'); closed()")
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", text)
+    assert (await run(child)).outcome.ok
+    assert text.getvalue() == "text\n"
+    text.close()
+    assert (await run(child)).outcome.ok
+    monkeypatch.setattr(sys, "stdout", None)
+    assert (await run(child)).outcome.ok

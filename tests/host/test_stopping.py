@@ -1,0 +1,610 @@
+"""How a run is ended before its time: exceptions, cancellation, timeouts, signals."""
+
+# ruff: noqa: PT012 - what a strict session raises, it raises at the end of its block
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import textwrap
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asyncpipes import (
+    ChannelError,
+    CustomMessageEvent,
+    Event,
+    LogEvent,
+    PipesSession,
+    SessionTimeoutError,
+    open_pipes_session,
+    run,
+)
+from asyncpipes.channels import FileChannel
+from asyncpipes.channels.base import ChannelReader
+from tests.support_host import (
+    RAW,
+    Gate,
+    asyncio_timeout,
+    group_members,
+    is_alive,
+    raw_child,
+    script,
+    until,
+)
+
+#: Tells its pid, then waits for ever.
+WAITING = "opened(); custom(os.getpid())\nwhile True: signal.pause()"
+QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.2}
+
+
+async def pid_of(session: PipesSession) -> int:
+    """The pid that :data:`WAITING` reports."""
+    async for event in session.events(CustomMessageEvent):
+        assert isinstance(event, CustomMessageEvent)
+        return int(event.payload)
+    raise AssertionError("the script ended before it told its pid")
+
+
+class Boom(Exception):
+    """What the body raises."""
+
+
+async def test_an_exception_of_the_body_ends_the_group_and_stays_what_it_is(any_loop: None) -> None:
+    boom = Boom()
+    session = open_pipes_session(**QUICK)
+    with pytest.raises(Boom) as info:
+        async with session:
+            process = await session.launch(raw_child(WAITING))
+            await pid_of(session)
+            raise boom
+    assert info.value is boom
+    assert boom.__context__ is None
+    assert group_members(process.pid) == []
+    assert process.returncode == -signal.SIGINT
+    assert session.outcome.cancelled
+    assert session.outcome.signal == signal.SIGINT
+    assert session.outcome.reasons[0] == "the host's block raised Boom"
+    assert len(session.result.custom_messages) == 1
+
+
+@pytest.mark.parametrize("how", ["task.cancel", "move_on_after"])
+@pytest.mark.parametrize("where", ["enter", "launch", "body", "wait_drained", "exit"])
+async def test_cancellation_leaves_nothing(
+    any_loop: None, where: str, how: str, temporary: Path
+) -> None:
+    session = open_pipes_session(extras={"big": "x" * 100_000}, **QUICK)
+    reached = asyncio.Event()
+    processes: list[Any] = []
+
+    async def host() -> None:
+        if where == "enter":
+            reached.set()
+        async with session:
+            if where == "launch":
+                reached.set()
+            processes.append(await session.launch(raw_child(WAITING)))
+            await pid_of(session)
+            reached.set()
+            if where == "body":
+                await asyncio.Event().wait()
+            elif where == "wait_drained":
+                await session.wait_drained()
+
+    if how == "task.cancel":
+        task = asyncio.ensure_future(host())
+        await reached.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+
+                async def cancel() -> None:
+                    await reached.wait()
+                    scope.cancel()
+
+                group.start_soon(cancel)
+                await host()
+            assert scope.cancelled_caught
+    assert list(temporary.iterdir()) == []
+    for process in processes:
+        assert group_members(process.pid) == []
+    if where not in ("enter", "launch"):
+        assert session.outcome.cancelled
+        assert session.outcome.signal == signal.SIGINT
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancellation_some_steps_after_the_start_leaves_nothing(
+    any_loop: None, steps: int, temporary: Path
+) -> None:
+    # Whatever await of enter and launch it meets.
+    session = open_pipes_session(extras={"big": "x" * 100_000}, **QUICK)
+
+    async def host() -> None:
+        async with session:
+            await session.launch(raw_child(WAITING))
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(host())
+    for _ in range(steps * 2):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(temporary.iterdir()) == []
+    children = await asyncio.to_thread(_children)
+    assert children == []
+
+
+def _children() -> list[str]:
+    listed = subprocess.run(
+        ["ps", "--no-headers", "-o", "args", "--ppid", str(os.getpid())],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    return [line for line in listed.splitlines() if "signal.pause" in line]
+
+
+async def test_a_launch_that_fails_after_the_body_was_cancelled_makes_no_noise(
+    any_loop: None,
+) -> None:
+    async def host() -> None:
+        async with open_pipes_session(**QUICK) as session:
+            launching.set()
+            await session.launch(["/no/such/program"])
+
+    launching = asyncio.Event()
+    task = asyncio.ensure_future(host())
+    await launching.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancelling_run_leaves_nothing(any_loop: None, temporary: Path) -> None:
+    pids: list[int] = []
+    seen = asyncio.Event()
+
+    def note(event: CustomMessageEvent) -> None:
+        pids.append(event.payload)
+        seen.set()
+
+    task = asyncio.ensure_future(
+        run(raw_child(WAITING), subscribers=[(note, CustomMessageEvent)], **QUICK)
+    )
+    await seen.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert group_members(pids[0]) == []
+    assert list(temporary.iterdir()) == []
+
+
+async def test_a_channel_whose_opening_hangs_can_be_cancelled(any_loop: None) -> None:
+    opening = asyncio.Event()
+
+    class Hanging(FileChannel):
+        async def open_reader(self) -> ChannelReader:
+            opening.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    async def host() -> None:
+        async with open_pipes_session(channel=Hanging()):
+            raise AssertionError("unreachable")
+
+    task = asyncio.ensure_future(host())
+    await opening.wait()
+    task.cancel()
+    async with asyncio_timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_channel_that_cannot_be_opened_raises_from_entering(tmp_path: Path) -> None:
+    with pytest.raises(ChannelError, match="no_such_directory/messages"):
+        async with open_pipes_session(channel=FileChannel(tmp_path / "no_such_directory/messages")):
+            raise AssertionError("unreachable")
+
+
+async def test_a_channel_that_fails_ends_the_run_and_is_in_the_outcome(any_loop: None) -> None:
+    class Failing(FileChannel):
+        async def open_reader(self) -> ChannelReader:
+            reader = await super().open_reader()
+            read = reader.read
+
+            async def read_once() -> bytes:
+                if received:
+                    raise ChannelError("the disk is gone")
+                data = await read()
+                received.append(data)
+                return data
+
+            reader.read = read_once  # type: ignore[method-assign]  # a fault put in
+            return reader
+
+    received: list[bytes] = []
+    seen: list[Event] = []
+    async with open_pipes_session(channel=Failing(), strict=False, **QUICK) as session:
+        session.subscribe(seen.append)
+        process = await session.launch(raw_child(WAITING))
+        assert await process.wait() == -signal.SIGINT
+    assert "the disk is gone" in session.outcome.reasons
+    # What was read before it failed has been delivered.
+    assert len(seen) >= 1
+    assert session.outcome.undelivered == 0
+
+
+ESCALATION = {
+    "takes SIGINT": (WAITING, signal.SIGINT),
+    "ignores SIGINT": (f"signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}", signal.SIGTERM),
+    "ignores both": (
+        f"[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]\n{WAITING}",
+        signal.SIGKILL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ESCALATION)
+async def test_from_sigint_to_sigterm_to_sigkill(any_loop: None, name: str) -> None:
+    body, ended_by = ESCALATION[name]
+    session = open_pipes_session(drain_timeout=0.2, grace=0.1)
+    with pytest.raises(Boom):
+        async with session:
+            process = await session.launch(raw_child(body))
+            await pid_of(session)
+            raise Boom
+    assert session.outcome.signal == ended_by
+    assert group_members(process.pid) == []
+
+
+async def test_a_script_may_use_its_grace_and_what_it_says_then_arrives(any_loop: None) -> None:
+    body = "try:\n    " + WAITING.replace("\n", "\n    ")
+    body += "\nexcept KeyboardInterrupt:\n    custom('cleaned up'); closed(); sys.exit(0)"
+    session = open_pipes_session(grace=20)
+    with pytest.raises(Boom):
+        async with session:
+            await session.launch(raw_child(body))
+            await pid_of(session)
+            raise Boom
+    assert session.outcome.exit_code == 0
+    assert session.result.custom_messages[-1].payload == "cleaned up"
+
+
+async def test_a_shell_wrapper_and_its_grandchildren_are_ended(
+    any_loop: None, tmp_path: Path
+) -> None:
+    # A shell starts its background jobs with SIGINT ignored.
+    command = script(tmp_path, RAW + textwrap.dedent(WAITING))
+    session = open_pipes_session(**QUICK)
+    with pytest.raises(Boom):
+        async with session:
+            process = await session.launch(["sh", "-c", '"$0" -S "$1" & sleep 1000', *command])
+            grandchild = await pid_of(session)
+            assert grandchild != process.pid
+            raise Boom
+    assert not is_alive(grandchild)
+    assert group_members(process.pid) == []
+
+
+async def test_the_group_is_ended_after_its_leader_has_gone(any_loop: None, tmp_path: Path) -> None:
+    # The leader goes at SIGINT; the other member ignores it, and does not get away.
+    body = f"""
+        if not os.fork():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            {WAITING.replace(chr(10), chr(10) + 12 * " ")}
+        while True: signal.pause()
+    """
+    session = open_pipes_session(**QUICK)
+    with pytest.raises(Boom):
+        async with session:
+            process = await session.launch(raw_child(body))
+            other = await pid_of(session)
+            raise Boom
+    assert process.returncode == -signal.SIGINT
+    assert not is_alive(other)
+
+
+async def test_terminate_ends_the_group_and_is_no_error_afterwards(any_loop: None) -> None:
+    async with open_pipes_session(strict=False, drain_timeout=0.2) as session:
+        process = await session.launch(raw_child(WAITING))
+        await pid_of(session)
+        process.terminate()
+        assert await process.wait() == -signal.SIGTERM
+        process.terminate()
+    assert session.outcome.signal == signal.SIGTERM
+    assert not session.outcome.cancelled
+
+
+async def test_a_timeout_is_in_the_outcome_and_the_error(any_loop: None) -> None:
+    with pytest.raises(SessionTimeoutError, match=r"its timeout of 0\.3 seconds") as info:
+        await run(raw_child(WAITING), timeout=0.3, forward_stdio=False, **QUICK)
+    outcome = info.value.result.outcome
+    assert (outcome.timed_out, outcome.cancelled) == (True, False)
+    assert outcome.signal == signal.SIGINT
+
+
+async def test_a_run_within_its_timeout_is_not_timed_out() -> None:
+    result = await run(raw_child("opened(); closed()"), timeout=60)
+    assert not result.outcome.timed_out
+
+
+async def test_an_events_loop_goes_on_until_a_timed_out_run_is_drained(any_loop: None) -> None:
+    body = "try:\n    " + WAITING.replace("\n", "\n    ")
+    body += "\nexcept KeyboardInterrupt:\n    custom('last'); closed(); sys.exit(0)"
+    async with open_pipes_session(strict=False, grace=20) as session:
+        events = session.events(CustomMessageEvent)
+        await session.launch(raw_child(body))
+        await events.__anext__()
+        assert not await session.wait_drained(timeout=0)
+        payloads = [event.payload async for event in events]  # type: ignore[attr-defined]  # custom
+    assert payloads == ["last"]
+
+
+@pytest.mark.parametrize("launched", [True, False])
+async def test_open_timeout(any_loop: None, launched: bool) -> None:
+    with pytest.raises(SessionTimeoutError, match=r"within open_timeout=0\.1 seconds") as info:
+        async with open_pipes_session(open_timeout=0.1, **QUICK) as session:
+            if launched:
+                await session.launch(raw_child("while True: signal.pause()"))
+            else:
+                assert session.env
+    assert info.value.result.outcome.timed_out
+
+
+async def test_open_timeout_is_over_once_a_script_has_opened(tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    async with open_pipes_session(open_timeout=5) as session:
+        events = session.events()
+        await session.launch(raw_child(f"opened(); wait_for({gate.path!r}); closed()"))
+        await events.__anext__()
+        await until(
+            lambda: not any("_watch_opening" in _name(task) for task in asyncio.all_tasks()),
+            "nobody watches the opening any more",
+        )
+        await gate.open()
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "")
+
+
+async def _never(event: Event) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["few events", "a full queue"])
+async def test_a_subscriber_that_never_returns_does_not_hold_a_cancelled_exit(
+    any_loop: None, many: bool
+) -> None:
+    started = asyncio.Event()
+    total = 10_000 if many else 10
+
+    async def host() -> None:
+        async with session:
+            session.subscribe(_never, CustomMessageEvent, max_events=20)
+            process = await session.launch(
+                raw_child(f"opened(); custom(*range({total})); closed()")
+            )
+            await process.wait()
+            started.set()
+
+    session = open_pipes_session(drain_timeout=0.1)
+    task = asyncio.ensure_future(host())
+    await started.wait()
+    if many:
+        await until(lambda: session.health.held_by != (), "the subscriber is full")
+    task.cancel()
+    async with asyncio_timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert session.outcome.undelivered == total
+    assert f"{total} events did not reach a subscriber" in session.outcome.reasons
+    assert len(session.result.custom_messages) == total
+    assert session.outcome.cancelled
+
+
+async def test_a_subscriber_that_is_slow_has_its_time_after_a_cancellation(any_loop: None) -> None:
+    release = asyncio.Event()
+    seen: list[Event] = []
+
+    async def slow(event: Event) -> None:
+        await release.wait()
+        seen.append(event)
+
+    async def host() -> None:
+        async with session:
+            session.subscribe(slow, CustomMessageEvent)
+            await session.launch(raw_child(WAITING))
+            await pid_of(session)
+            await asyncio.Event().wait()
+
+    session = open_pipes_session(drain_timeout=20, grace=1)
+    task = asyncio.ensure_future(host())
+    await until(lambda: session.stats.events == 2, "the script is at work")
+    task.cancel()
+    await until(lambda: session.health.state == "drained", "only the delivery is left")
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(seen) == 1
+    assert session.outcome.undelivered == 0
+
+
+async def test_a_subscriber_blocked_in_its_thread_does_not_hold_a_cancelled_exit(
+    any_loop: None,
+) -> None:
+    blocked, release = threading.Event(), threading.Event()
+    seen: list[Event] = []
+
+    def block(event: Event) -> None:
+        blocked.set()
+        release.wait()
+        seen.append(event)
+
+    async def host() -> None:
+        async with session:
+            session.subscribe(block, CustomMessageEvent, in_thread=True)
+            await session.launch(raw_child("opened(); custom(1, 2, 3); closed()"))
+
+    session = open_pipes_session(drain_timeout=0.1)
+    task = asyncio.ensure_future(host())
+    await asyncio.to_thread(blocked.wait)
+    task.cancel()
+    try:
+        async with asyncio_timeout(20):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert session.outcome.undelivered == 3
+    finally:
+        release.set()
+    await until(lambda: len(seen) == 1, "the call that was abandoned has ended")
+    assert session.outcome.undelivered == 3  # and nothing was called after it
+
+
+async def test_a_timeout_is_not_held_up_by_an_iterator_that_nobody_consumes(any_loop: None) -> None:
+    body = "opened(); [custom(*range(100)) for _ in range(50)]\nwhile True: signal.pause()"
+    async with open_pipes_session(strict=False, **QUICK) as session:
+        events = session.events(max_events=1)
+        await session.launch(raw_child(body))
+        await until(lambda: session.health.held_by != (), "the iterator is full")
+        async with asyncio_timeout(20):
+            assert not await session.wait_drained(timeout=0)
+        await events.aclose()
+    assert session.outcome.timed_out
+
+
+async def test_a_second_cancellation_does_not_cut_the_end_short(any_loop: None) -> None:
+    body = f"signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}"
+    session = open_pipes_session(drain_timeout=0.2, grace=0.2)
+    pids: list[int] = []
+
+    async def host() -> None:
+        async with session:
+            await session.launch(raw_child(body))
+            pids.append(await pid_of(session))
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(host())
+    await until(lambda: bool(pids), "the script is at work")
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert group_members(pids[0]) == []
+    assert session.outcome.signal == signal.SIGTERM
+
+
+def test_a_session_lives_through_a_generator_driven_by_one_task_an_item(temporary: Path) -> None:
+    # As Dagster drives async assets: each item is a run_until_complete of its own.
+    async def items() -> AsyncGenerator[Any, None]:
+        async with open_pipes_session() as session:
+            session.subscribe(seen.append, CustomMessageEvent, in_thread=True)
+            await session.launch(
+                raw_child("opened(); custom(1, 2, 3); print('x'); closed()")
+            )
+            async for event in session.events(CustomMessageEvent):
+                yield event
+        yield session.outcome
+
+    seen: list[Event] = []
+    received = []
+    loop = asyncio.new_event_loop()
+    try:
+        generator = items()
+        while True:
+            try:
+                received.append(loop.run_until_complete(generator.__anext__()))
+            except StopAsyncIteration:
+                break
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    *events, outcome = received
+    assert [event.payload for event in events] == [1, 2, 3]
+    assert events == seen
+    assert outcome.ok
+
+
+def test_a_generator_that_is_closed_halfway_ends_its_process() -> None:
+    async def items() -> AsyncGenerator[int, None]:
+        async with open_pipes_session(**QUICK) as session:
+            await session.launch(raw_child(WAITING))
+            yield await pid_of(session)
+            raise AssertionError("unreachable")
+
+    loop = asyncio.new_event_loop()
+    try:
+        generator = items()
+        pid = loop.run_until_complete(generator.__anext__())
+        loop.run_until_complete(generator.aclose())
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    assert group_members(pid) == []
+
+
+HOST = """
+import asyncio, sys
+from asyncpipes import CustomMessageEvent, open_pipes_session
+
+async def main():
+    async with open_pipes_session(grace=5) as session:
+        await session.launch({command!r})
+        async for event in session.events(CustomMessageEvent):
+            print(event.payload, flush=True)
+            break
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_ctrl_c_at_a_real_host_ends_its_child(tmp_path: Path) -> None:
+    host = script(tmp_path, HOST.format(command=raw_child(WAITING)), "host.py")
+    with subprocess.Popen(host, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        pid = int(process.stdout.readline())
+        assert is_alive(pid)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+    assert process.returncode != 0
+    assert b"KeyboardInterrupt" in error
+    assert b"never retrieved" not in error
+    assert b"Task was destroyed" not in error
+    assert not is_alive(pid)
+
+
+async def test_stopping_while_only_the_delivery_is_left_is_bounded(any_loop: None) -> None:
+    session = open_pipes_session(drain_timeout=0.1)
+
+    async def host() -> None:
+        async with session:
+            session.subscribe(_never, LogEvent)
+            await session.launch(raw_child("opened(); log('x'); closed()"))
+            await session.wait_drained()
+            drained.set()
+
+    drained = asyncio.Event()
+    task = asyncio.ensure_future(host())
+    await drained.wait()
+    task.cancel()
+    async with asyncio_timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert session.outcome.exit_code == 0
+    assert session.outcome.undelivered == 1
