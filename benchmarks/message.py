@@ -2,7 +2,7 @@
 
 It is a custom message that takes 235 bytes as a compact protocol 0.1 line, newline
 included, when its index has six digits. The stock writer puts blanks into its JSON,
-which makes the same message 16 bytes longer; our writer, towards a host of ours, adds
+which makes the same message 15 bytes longer; our writer, towards a host of ours, adds
 writer, number and time.
 """
 

@@ -225,4 +225,5 @@ def in_thread(function: Callable[[], Any]) -> Any:
 
 def open_fds() -> set[int]:
     """The descriptors of this process that stay open."""
-    return {int(name) for name in os.listdir("/proc/self/fd")} - {-1}
+    # One of those listed was open for the listing alone.
+    return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}

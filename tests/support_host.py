@@ -80,7 +80,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition; the limit only keeps a broken test from running for ever."""
     try:
         async with asyncio_timeout(20):
-            while not condition():  # noqa: ASYNC110  # any condition
+            while not condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"never came true: {what}") from None

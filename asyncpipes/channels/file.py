@@ -15,7 +15,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ChannelError
@@ -169,7 +168,7 @@ class _FileReader(ChannelReader):
                 import tempfile
 
                 self._directory = tempfile.mkdtemp(prefix="asyncpipes-")  # mode 0700
-                self._path = str(Path(self._directory, "messages"))
+                self._path = os.path.join(self._directory, "messages")
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
             os.close(os.open(self._path, flags, 0o600))
             self._created = True
@@ -231,7 +230,10 @@ class _FileReader(ChannelReader):
 
             shutil.rmtree(directory, ignore_errors=True)
         elif created:
-            Path(self._path).unlink(missing_ok=True)
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass  # somebody else removed it already
 
 
 async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:

@@ -33,16 +33,21 @@ class LinePrinter:
     """Prints each event as a line on stdout; a subscriber."""
 
     def __call__(self, event: Event) -> None:
-        for text in event_lines(event):
-            print(f"{_clock(event)} {text}", flush=True)
+        _write("".join(f"{_clock(event)} {text}\n" for text in event_lines(event)))
 
 
 class JsonPrinter:
     """Prints each event as a JSON object on stdout; a subscriber."""
 
     def __call__(self, event: Event) -> None:
-        sys.stdout.write(event_to_json(event).decode() + "\n")
-        sys.stdout.flush()
+        _write(f"{event_to_json(event).decode()}\n")
+
+
+def _write(lines: str) -> None:
+    # In one call: print() makes two where stdout is unbuffered, and the script's own
+    # output, which comes from another thread, could get in between.
+    sys.stdout.write(lines)
+    sys.stdout.flush()
 
 
 def event_lines(event: Event) -> list[str]:

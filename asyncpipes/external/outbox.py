@@ -33,8 +33,8 @@ from ..errors import BufferFullError, ChannelError
 from ..protocol.messages import PLAIN_TAIL, encode_log_head, extension_tail
 from .waiting import Retry, Room, block
 
-#: How long the thread leaves the writer to a caller that waits for it, in seconds. It
-#: would win the lock again and again otherwise, as long as other threads report.
+#: How long the thread leaves the writer to a caller that waits for it, in seconds, so that
+#: it does not win the lock again at once.
 _GIVE_WAY = 0.0001
 
 

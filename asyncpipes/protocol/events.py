@@ -153,8 +153,6 @@ def fast_constructor(kind: type[E]) -> Callable[..., E]:
     scope |= {f"set_{name}": getattr(kind, name).__set__ for name in names}
     steps = "".join(f"    set_{name}(self, {name})\n" for name in names)
     # Written out as source, as dataclasses themselves do: a loop would cost the gain.
-    exec(
-        f"def make({', '.join(names)}):\n    self = new(kind)\n{steps}    return self\n", scope
-    )
+    exec(f"def make({', '.join(names)}):\n    self = new(kind)\n{steps}    return self\n", scope)
     make: Callable[..., E] = scope["make"]
     return make

@@ -117,7 +117,8 @@ class SessionReader:
         events: list[Event] = []
         sizes: list[int] = []
         if exact:
-            position = self._decode_run(lines[:exact], loads, position, received_at, events, sizes)
+            run = lines[:exact]
+            position = self._decode_run(run, _load_exactly, position, received_at, events, sizes)
             lines = lines[exact:]
         self._decode_run(lines, orjson.loads, position, received_at, events, sizes)
         return events, sizes
@@ -125,7 +126,7 @@ class SessionReader:
     def _decode_run(
         self,
         lines: list[bytes | OversizedLine],
-        load: Callable[[bytes], Any],
+        load: Callable[[Any], Any],
         position: int,
         received_at: float,
         events: list[Event],
@@ -136,8 +137,8 @@ class SessionReader:
         for line in lines:
             try:
                 try:
-                    message = load(line)  # type: ignore[arg-type]  # an OversizedLine is a TypeError
-                except (ValueError, TypeError):
+                    message = load(line)
+                except (ValueError, TypeError):  # no JSON, or no line but an OversizedLine
                     message = _load_slowly(line)
                 event = decode(message, position, received_at)
             except (ValueError, MalformedMessageError, TransitionError) as error:
@@ -145,7 +146,16 @@ class SessionReader:
                 event = _malformed(line, str(error), position, received_at)
             if self._gap is not None:
                 # In front of the message that showed it; it took no bytes.
-                events.append(self._gap)
+                gap = self._gap
+                events.append(
+                    GapEvent(
+                        gap.first,
+                        gap.last,
+                        writer=gap.writer,
+                        received_at=received_at,
+                        position=position,
+                    )
+                )
                 sizes.append(0)
                 self._gap = None
             size = len(line) + 1
@@ -201,6 +211,10 @@ class SessionReader:
         elif isinstance(event, ClosedEvent):
             self.state.close(writer, event.exception)
             self._open_writer = _NOBODY
+
+
+def _load_exactly(line: bytes | OversizedLine) -> Any:
+    return loads(line) if isinstance(line, bytes) else _load_slowly(line)
 
 
 def _load_slowly(line: bytes | OversizedLine) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from asyncpipes.channels import ChannelWriter
+from asyncpipes.channels import ChannelWriter, Guarantees
 from asyncpipes.channels.file import FileWriter
 
 from ..launching import bootstrap
@@ -32,9 +32,7 @@ _REST = 0.02
 class SlowWriter(ChannelWriter):
     """A channel like an object store: a write takes a second."""
 
-    guarantees = FileWriter.guarantees.__class__(
-        ordered=True, immediate=False, acknowledged=True, durable=True
-    )
+    guarantees = Guarantees(ordered=True, immediate=False, acknowledged=True, durable=True)
 
     def __init__(self, path: str) -> None:
         self._file = FileWriter(path)

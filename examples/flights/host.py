@@ -22,6 +22,7 @@ from asyncpipes import (
     AssetCheckEvent,
     CustomMessageEvent,
     Event,
+    ExternalStreamEvent,
     LogEvent,
     MaterializationEvent,
     RunResult,
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS checks
     (run_id, received_at REAL, asset_key, check_name, passed INTEGER, severity);
 -- Of materializations (check_name is null) and of checks; values as JSON.
 CREATE TABLE IF NOT EXISTS metadata (run_id, asset_key, check_name, label, type, value);
+CREATE TABLE IF NOT EXISTS output (run_id, received_at REAL, stream, text);
 CREATE TABLE IF NOT EXISTS progress
     (run_id, received_at REAL, asset_key, done INTEGER, total INTEGER);
 """
@@ -58,6 +60,8 @@ class Database:
         match event:
             case LogEvent(level=level, message=message):
                 self.insert("logs", event.received_at, level, message)
+            case ExternalStreamEvent(stream=stream, text=text):
+                self.insert("output", event.received_at, stream, text)
             case MaterializationEvent(asset_key=key):
                 self.insert("materializations", event.received_at, key)
                 self.insert_metadata(event, None)
@@ -107,6 +111,9 @@ class Progress:
             print(text, flush=True)
         self.shown = percent
 
+    def print_output(self, event: ExternalStreamEvent) -> None:
+        print(f"{self.start_of_line}{event.text}", end="", flush=True)
+
     def print_log(self, event: LogEvent) -> None:
         print(f"{self.start_of_line}{event.level:<8} {event.message}", flush=True)
 
@@ -148,12 +155,16 @@ async def main(months: list[str], database_path: Path) -> int:
     progress = Progress(len(months))
     with closing(Database(database_path, run_id)) as database:
         async with open_pipes_session(
-            asset_keys=[f"flights/{month}" for month in months], run_id=run_id, strict=False
+            asset_keys=[f"flights/{month}" for month in months],
+            run_id=run_id,
+            forward_stdio="events",
+            strict=False,
         ) as session:
             # SQLite blocks while it writes: not on the loop's thread.
             session.subscribe(database.store, in_thread=True)
             session.subscribe(progress.show, CustomMessageEvent)
             session.subscribe(progress.print_log, LogEvent, min_level="INFO")
+            session.subscribe(progress.print_output, ExternalStreamEvent)
             process = await session.launch([sys.executable, str(SCRIPT)])
             await process.wait()
 

@@ -10,19 +10,31 @@ import asyncio
 import sys
 from pathlib import Path
 
-from asyncpipes import AssetCheckEvent, LogEvent, MaterializationEvent, open_pipes_session
+from asyncpipes import (
+    AssetCheckEvent,
+    Event,
+    ExternalStreamEvent,
+    LogEvent,
+    MaterializationEvent,
+    open_pipes_session,
+)
 
 HERE = Path(__file__).parent
 
 
 async def main(script: Path, orders: Path) -> int:
     async with open_pipes_session(
-        asset_keys=["orders"], extras={"orders": str(orders)}, strict=False
+        asset_keys=["orders"],
+        extras={"orders": str(orders)},
+        forward_stdio="events",
+        strict=False,
     ) as session:
         # One subscriber for all of it keeps the order: each has a queue of its own.
-        @session.on(LogEvent, MaterializationEvent, AssetCheckEvent)
-        async def show(event: LogEvent | MaterializationEvent | AssetCheckEvent) -> None:
+        @session.on(LogEvent, MaterializationEvent, AssetCheckEvent, ExternalStreamEvent)
+        async def show(event: Event) -> None:
             match event:
+                case ExternalStreamEvent(stream=stream, text=text):
+                    print(text, end="", file=getattr(sys, stream))
                 case LogEvent(level=level, message=message):
                     print(f"{level:<8} {message}")
                 case MaterializationEvent(asset_key=key):

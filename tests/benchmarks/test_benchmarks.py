@@ -243,8 +243,8 @@ def test_a_wrong_count_or_order_is_a_loss(indices: list[int]) -> None:
 def test_a_torn_line_is_a_loss(tmp_path: Path) -> None:
     path = tmp_path / "messages"
     write_backlog(str(path), 3, extended=False)
-    path.write_bytes(path.read_bytes().replace(b'"index":1,', b"", 1)[:-20])
-    with pytest.raises((LostMessageError, KeyError)):
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LostMessageError, match="a line is not JSON"):
         check_file(str(path), 3)
 
 

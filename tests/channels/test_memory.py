@@ -105,7 +105,7 @@ async def test_writing_for_a_reader_that_is_gone_fails_for_good() -> None:
 
 def test_writing_after_the_readers_loop_fails_for_good() -> None:
     channel = MemoryChannel()
-    asyncio.run(channel.open_reader())  # type: ignore[arg-type]
+    asyncio.run(channel.open_reader())
     with pytest.raises(ChannelError, match="reader is gone"):
         channel.writer().write(b"x\n")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -113,7 +115,7 @@ async def test_an_overflow_wakes_everybody(file: Path, monkeypatch: pytest.Monke
     assert isinstance(watcher, InotifyWatcher)
     watcher.arm()
     lost = watching._EVENT.pack(-1, watching._IN_Q_OVERFLOW, 0, 0)
-    monkeypatch.setattr(watching.os, "read", lambda fd, size: lost)
+    monkeypatch.setattr(os, "read", lambda fd, size: lost)
     watcher._hub._readable()
     monkeypatch.undo()
     assert watcher.grown.is_set()
@@ -126,7 +128,7 @@ async def test_polling_looks_less_and_less_often(monkeypatch: pytest.MonkeyPatch
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(watching.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     watcher = PollingWatcher(0.01)
     for misses in [0, 1, 2, 3, 4, 5, 10**6]:
         await watcher.wait(misses)
@@ -182,7 +184,7 @@ def test_a_watcher_may_be_closed_after_its_loop(file: Path) -> None:
 
 # Which file systems.
 
-MOUNTS = rb"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+MOUNTS = r"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 23 22 0:21 / /proc rw,nosuid shared:5 - proc proc rw
 24 22 0:40 / /merged rw - overlay overlay rw,lowerdir=/a - nfs
 25 22 0:41 / /mnt/nfs rw shared:7 - nfs4 server:/export rw
@@ -194,11 +196,11 @@ MOUNTS = rb"""22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 31 22 0:46 / /dev/shm rw - tmpfs tmpfs rw
 32 22 0:47 / /covered rw - nfs server:/y rw
 33 22 0:48 / /covered rw - ext4 /dev/vdc rw
-34 22 0:49 / /m\xc3\xa4rz rw - nfs server:/z rw
+34 22 0:49 / /märz rw - nfs server:/z rw
 35 22 0:50 / /usb rw master:3 propagate_from:2 - fuseblk /dev/sdb rw
 36 22 0:51 / /shared9 rw - 9p host rw
 this line is none
-"""
+""".encode()
 
 PLACES = [
     ("/home/me/m", True),
@@ -222,9 +224,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("path", "visible"), PLACES)
-def test_inotify_can_see_what_this_kernel_writes(
-    path: str, visible: bool, tmp_path: Path
-) -> None:
+def test_inotify_can_see_what_this_kernel_writes(path: str, visible: bool, tmp_path: Path) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_bytes(MOUNTS)
     assert inotify_can_see(path, str(mounts)) is visible
@@ -246,7 +246,7 @@ def test_where_nobody_can_tell_the_answer_is_no(tmp_path: Path, content: bytes |
 
 
 def test_other_systems_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert not inotify_can_see("/home/me/m")
 
 

@@ -107,7 +107,7 @@ def test_the_host_prints_what_it_received() -> None:
     done = run_by_hand(ORDERS / "host.py")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert LINE in lines, "the script's own output is forwarded"
+    assert LINE in lines, "the script's own output is shown"
     assert [line for line in lines if line.startswith(("INFO", "RESULT", "CHECK", "exit"))] == [
         f"INFO     {LINE}",
         "RESULT   orders was materialized: {'total_orders': 20}",

@@ -55,7 +55,6 @@ from tests.support import (
     parsed,
 )
 
-
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
@@ -80,8 +79,7 @@ def test_what_is_reported_arrives(tmp_path: Path, extension: bool) -> None:
         pipes.report_custom_message([1, {"a": None}])
         pipes.log_external_stream("stderr", "text", {"x": 1})
         pipes.report_asset_materialization({"rows": 2}, "v1")
-        assert not pipes.is_closed
-    assert pipes.is_closed
+        assert pipes.is_closed is False
     messages = parsed(file.read_bytes())
     assert [(m["method"], m["params"]) for m in messages] == [
         ("opened", {"extras": {}}),
@@ -146,7 +144,10 @@ async def test_order_over_8_threads_and_4_tasks(tmp_path: Path) -> None:
 
     def report(pipes: PipesContext, name: str) -> None:
         for number in range(60):
-            [pipes.log.info, pipes.report_custom_message][number % 2](f"{name} {number}")
+            if number % 2:
+                pipes.log.info(f"{name} {number}")
+            else:
+                pipes.report_custom_message(f"{name} {number}")
             if number % 10 == 0:
                 pipes.report_asset_check(f"{name} {number}", passed=True)
 
@@ -360,7 +361,12 @@ def test_flush_blocks_off_the_loop() -> None:
         pipes.report_custom_message(1)
         writer.wait_entered()
         flushed = threading.Event()
-        thread = threading.Thread(target=lambda: (pipes.flush(), flushed.set()))
+
+        def flush() -> None:
+            pipes.flush()
+            flushed.set()
+
+        thread = threading.Thread(target=flush)
         thread.start()
         writer.let_through()
         writer.wait_entered()
@@ -393,14 +399,14 @@ def test_a_failed_channel_is_told_once_and_raises_at_flush_and_exit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     writer = FailingWriter(broken())
-    with pytest.raises(ChannelError, match="closing: 5 messages were not delivered: the cable") as exit_:
-        with launched(writer) as pipes:
-            pipes.report_asset_materialization()
-            pipes.report_custom_message(1)
-            with pytest.raises(ChannelError, match="flush: 3 messages") as flush:
-                pipes.flush()
-            assert flush.value.undelivered == 3
-            pipes.log.info("nobody hears")
+    told = pytest.raises(ChannelError, match="closing: 5 messages were not delivered: the cable")
+    with told as exit_, launched(writer) as pipes:
+        pipes.report_asset_materialization()
+        pipes.report_custom_message(1)
+        with pytest.raises(ChannelError, match="flush: 3 messages") as flush:
+            pipes.flush()
+        assert flush.value.undelivered == 3
+        pipes.log.info("nobody hears")
     assert exit_.value.undelivered == 5
     assert exit_.value.__cause__ is writer.error
     assert writer.closed == 1
@@ -499,8 +505,9 @@ def test_every_leaf_of_a_group_reaches_the_host(extension: bool) -> None:
 @pytest.mark.parametrize(("code", "clean"), [(0, True), (None, True), (3, False), ("no", False)])
 def test_sys_exit(code: Any, clean: bool) -> None:
     writer = RecordingWriter()
-    with pytest.raises(SystemExit), launched(writer):
+    with pytest.raises(SystemExit), launched(writer) as pipes:
         sys.exit(code)
+    assert pipes.is_closed
     assert (closed_with(writer) is None) is clean
 
 
@@ -847,7 +854,11 @@ def test_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("content", "kind"),
-    [(None, BootstrapError), (b'{"run_id":', BootstrapEncodingError), (b"[]", BootstrapEncodingError)],
+    [
+        (None, BootstrapError),
+        (b'{"run_id":', BootstrapEncodingError),
+        (b"[]", BootstrapEncodingError),
+    ],
 )
 def test_a_context_file_that_cannot_be_used_is_named(
     tmp_path: Path, content: bytes | None, kind: type[PipesError]

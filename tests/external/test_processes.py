@@ -150,7 +150,9 @@ def test_a_finally_of_the_body_may_still_report(file: Path, way: str) -> None:
     assert [m["params"].get("payload") for m in messages[1:-1]] == ["here", "cleaned up"]
 
 
-@pytest.mark.parametrize("way", ["async with", pytest.param("async with, uvloop", marks=pytest.mark.host)])
+@pytest.mark.parametrize(
+    "way", ["async with", pytest.param("async with, uvloop", marks=pytest.mark.host)]
+)
 def test_a_second_sigterm_ends_a_blocked_loop_at_once(file: Path, way: str) -> None:
     """A loop that is blocked cannot be cancelled, so the second one must not wait for it."""
     block = (
@@ -175,11 +177,11 @@ def test_sigterm_while_another_tasks_context_is_open_loses_none_of_its_lines(fil
         HEAD
         + f"""
 async def second(ready):
-    global lock
     async with open_pipes(params_loader={environment(other)!r}) as pipes:
         await pipes.flush()
-        lock = pipes._outbox._write_lock
-        lock.acquire()  # so that none is written yet
+        while not pipes._outbox._idle:
+            await asyncio.sleep(0)
+        pipes._outbox._idle = False  # so that nothing wakes its thread
         [pipes.log.info(str(n)) for n in range(100)]
         ready.set()
         await asyncio.Event().wait()
@@ -190,10 +192,7 @@ async def main():
         task = asyncio.create_task(second(ready))
         await ready.wait()
         pipes.report_custom_message("here")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            lock.release()
+        await asyncio.Event().wait()
 asyncio.run(main())
 """
     )
@@ -263,10 +262,11 @@ def test_a_context_that_is_never_left_is_drained_at_exit(file: Path) -> None:
         HEAD
         + """
 pipes = open_pipes().__enter__()
-lock = pipes._outbox._write_lock
-lock.acquire()  # so that the thread can have written nothing
+pipes.flush()
+while not pipes._outbox._idle:
+    time.sleep(0)
+pipes._outbox._idle = False  # so that nothing wakes its thread
 [pipes.log.info(str(n)) for n in range(500)]
-lock.release()
 """
     )
     done = run_script(code, environment(file))
@@ -342,15 +342,15 @@ def test_capture_stdio_overrides_the_host(file: Path, asked: bool) -> None:
 def test_capturing_starts_no_process_and_puts_everything_back(file: Path) -> None:
     code = (
         HEAD
-        + f"""
+        + """
 from pathlib import Path
-children = Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children")
-before = {{name: os.readlink(f"/proc/self/fd/{{name}}") for name in "12"}}
+children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+before = {name: os.readlink(f"/proc/self/fd/{name}") for name in "12"}
 fds = sorted(os.listdir("/proc/self/fd"))
 with open_pipes():
     assert children.read_text() == "", "a child process"
     assert os.readlink("/proc/self/fd/1") != before["1"]
-assert {{name: os.readlink(f"/proc/self/fd/{{name}}") for name in "12"}} == before
+assert {name: os.readlink(f"/proc/self/fd/{name}") for name in "12"} == before
 assert sorted(os.listdir("/proc/self/fd")) == fds
 assert threading.active_count() == 1
 """
@@ -360,7 +360,10 @@ assert threading.active_count() == 1
 
 
 def test_a_megabyte_of_multi_byte_text_comes_through_whole(file: Path) -> None:
-    code = HEAD + "with open_pipes(): sys.stdout.reconfigure(encoding='utf-8'); print('ä€😀' * 110_000)"
+    code = (
+        HEAD
+        + "with open_pipes(): sys.stdout.reconfigure(encoding='utf-8'); print('ä€😀' * 110_000)"
+    )
     done = run_script(
         code, {**environment(file, include_stdio_in_messages=True), "PYTHONIOENCODING": "utf-8"}
     )
@@ -392,12 +395,12 @@ def test_a_context_that_is_never_left_still_prints(file: Path) -> None:
 
 
 def test_two_contexts_that_capture_end_in_any_order(file: Path) -> None:
-    other = file.with_name("other")
+    second = environment(file.with_name("other"), include_stdio_in_messages=True)
     code = (
         HEAD
         + f"""
 first = open_pipes().__enter__()
-second = open_pipes(params_loader={environment(other, include_stdio_in_messages=True)!r}).__enter__()
+second = open_pipes(params_loader={second!r}).__enter__()
 print("both", flush=True)
 first.close()
 print("one", flush=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -52,24 +54,26 @@ PROPERTIES = (
     " run_id job_name retry_number extras"
 ).split()
 
+
+def report(method: str, asset_key: Any) -> Callable[[Any], Any]:
+    arguments = ("c", True) if method == "report_asset_check" else ()
+    return lambda pipes: getattr(pipes, method)(*arguments, asset_key=asset_key)
+
+
+def report_twice(pipes: Any) -> None:
+    pipes.report_asset_materialization(asset_key="orders")
+    pipes.report_asset_materialization(asset_key="orders")
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
-    **{name: (lambda pipes, name=name: getattr(pipes, name)) for name in PROPERTIES},
-    "get_extra day": lambda pipes: pipes.get_extra("day"),
-    "get_extra none": lambda pipes: pipes.get_extra("none"),
+    **{name: operator.attrgetter(name) for name in PROPERTIES},
+    **{f"get_extra {key}": operator.methodcaller("get_extra", key) for key in ("day", "none")},
     **{
-        f"{method} {key!r}": (
-            lambda pipes, method=method, arguments=arguments, key=key: getattr(pipes, method)(
-                *arguments, asset_key=key
-            )
-        )
-        for method, arguments in (
-            ("report_asset_materialization", ()),
-            ("report_asset_check", ("c", True)),
-        )
+        f"{method} {key!r}": report(method, key)
+        for method in ("report_asset_materialization", "report_asset_check")
         for key in (None, "", "a", "orders", "other", 5)
     },
-    "twice": lambda pipes: [pipes.report_asset_materialization(asset_key="orders")] * 2
-    and pipes.report_asset_materialization(asset_key="orders"),
+    "twice": report_twice,
 }
 
 
@@ -91,20 +95,16 @@ def test_the_conditions_are_those_of_dagster_pipes(step: str, call: str) -> None
 
     data = {**DATA, **STEPS[step]}
 
-    class Loader(stock.PipesContextLoader):  # type: ignore[misc,name-defined,unused-ignore]
+    class Loader(stock.PipesContextLoader):
         def load_context(self, params: Any) -> Any:
-            from contextlib import nullcontext
-
             return nullcontext(data)
 
-    class Channel(stock.PipesMessageWriterChannel):  # type: ignore[misc,name-defined,unused-ignore]
+    class Channel(stock.PipesMessageWriterChannel):
         def write_message(self, message: Any) -> None:
             pass
 
-    class Writer(stock.PipesMessageWriter):  # type: ignore[misc,name-defined,unused-ignore]
+    class Writer(stock.PipesMessageWriter[Any]):
         def open(self, params: Any) -> Any:
-            from contextlib import nullcontext
-
             return nullcontext(Channel())
 
     values = bootstrap({}, **STEPS[step])
@@ -114,9 +114,7 @@ def test_the_conditions_are_those_of_dagster_pipes(step: str, call: str) -> None
 
 
 def errors_of(step: Mapping[str, Any], call: str) -> str:
-    with open_pipes(
-        params_loader=bootstrap({}, **step), message_writer=RecordingWriter()
-    ) as pipes:
+    with open_pipes(params_loader=bootstrap({}, **step), message_writer=RecordingWriter()) as pipes:
         with pytest.raises(UndefinedError) as caught:
             CALLS[call](pipes)
         return str(caught.value)
@@ -156,9 +154,7 @@ def test_values_come_through() -> None:
         "job_name": "nightly",
         "extras": {"deep": {"list": [1]}},
     }
-    with open_pipes(
-        params_loader=bootstrap({}, **step), message_writer=RecordingWriter()
-    ) as pipes:
+    with open_pipes(params_loader=bootstrap({}, **step), message_writer=RecordingWriter()) as pipes:
         assert pipes.asset_key == "orders"
         assert list(pipes.asset_keys) == ["orders"]
         assert pipes.partition_key == "a"

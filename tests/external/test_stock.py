@@ -84,7 +84,7 @@ def test_a_stock_writer_that_cannot_be_opened_is_named() -> None:
         def open(self, params: Mapping[str, Any]) -> Any:
             raise ConnectionError("no route")
 
-    with pytest.raises(ChannelError, match="Unopenable cannot be opened: .*no route") as caught:
+    with pytest.raises(ChannelError, match=r"Unopenable cannot be opened: .*no route") as caught:
         open_pipes(
             params_loader=bootstrap({}), message_writer=Unopenable(FakeChannel())
         ).__enter__()

@@ -190,6 +190,9 @@ async def test_an_iterator_may_be_collected_in_another_thread() -> None:
     # A cycle is collected by whichever thread happens to allocate; the reader that waits
     # for room is woken all the same.
     body = "opened(); [custom(*range(100)) for _ in range(50)]; closed()"
+    loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 60
+    loop.set_debug(True)  # it refuses then what other threads may not do
     async with open_pipes_session() as session:
         cycle: list[object] = [session.events(max_events=1)]
         cycle.append(cycle)

@@ -1,10 +1,11 @@
 """Sessions whose scripts somebody else launches."""
 
-# ruff: noqa: PT012 - what a strict session raises, it raises at the end of its block
+
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from asyncpipes import (
     open_pipes,
     open_pipes_session,
 )
-from asyncpipes.channels import MemoryChannel
+from asyncpipes.channels import Channel, ChannelReader, MemoryChannel
 from asyncpipes.external.loaders import MappingParamsLoader
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
 
@@ -98,6 +99,44 @@ async def test_it_ends_when_all_writers_have_closed(any_loop: None, tmp_path: Pa
     assert len([event for event in rest if isinstance(event, CustomMessageEvent)]) == 3
     assert session.health.state == "drained"
     assert session.outcome.ok
+
+
+async def test_a_writer_that_opens_when_all_others_have_just_closed_is_followed() -> None:
+    def line(method: str, **params: Any) -> bytes:
+        message = {"__dagster_pipes_version": "0.1", "method": method, "params": params}
+        return json.dumps(message).encode() + b"\n"
+
+    first, second = line("opened") + line("closed"), line("opened")
+    rest = line("report_custom_message", payload=1) + line("closed")
+
+    class Scripted(ChannelReader):
+        params: Mapping[str, Any] = {}  # never changed
+        reads = [first, rest]  # noqa: RUF012
+        available = [second]  # noqa: RUF012
+
+        async def read(self) -> bytes:
+            if not self.available:
+                await asyncio.wait_for(drain_timeout_passed.wait(), 20)
+            return self.reads.pop(0)
+
+        async def read_available(self) -> bytes:
+            return self.available.pop(0) if self.available else b""
+
+        async def aclose(self) -> None:
+            pass
+
+    class ScriptedChannel(Channel):
+        async def open_reader(self) -> ChannelReader:
+            return Scripted()
+
+    drain_timeout_passed = asyncio.Event()
+    async with open_pipes_session(channel=ScriptedChannel(), drain_timeout=0.01) as session:
+        assert session.env
+        # It is followed as long as it is open, and not for the drain_timeout alone.
+        asyncio.get_running_loop().call_later(0.1, drain_timeout_passed.set)
+        await session.wait_drained()
+    assert session.outcome.ok
+    assert len(session.result.custom_messages) == 1
 
 
 async def test_an_exit_code_that_comes_after_the_last_closed_counts(any_loop: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from asyncpipes import (
     MalformedEvent,
     OutcomeError,
     ProcessFailedError,
+    open_pipes_session,
     run,
 )
 from tests.support_host import Gate, raw_child, script
@@ -176,17 +178,26 @@ async def test_processes_of_the_group_that_outlive_the_script_are_named(tmp_path
 
 async def test_a_helper_that_ends_soon_after_the_script_is_no_survivor(tmp_path: Path) -> None:
     # multiprocessing's resource tracker does just that.
-    body = """
+    gate = Gate(tmp_path)
+    body = f"""
         opened()
-        read, write = os.pipe()
         if not os.fork():
-            os.close(write)
-            os.read(read, 1)
+            for fd in (0, 1, 2):
+                os.close(fd)
+            wait_for({gate.path!r})
             os._exit(0)
         closed()
     """
-    result = await run(raw_child(body))
-    assert result.outcome.ok
+    async with open_pipes_session(drain_timeout=20) as session:
+        process = await session.launch(raw_child(body))
+        await process.wait()
+        draining = asyncio.ensure_future(session.wait_drained())
+        # Long enough for a session that does not wait to end; one that waits does not care.
+        await asyncio.wait([draining], timeout=0.2)
+        assert not draining.done()
+        await gate.open()
+        await draining
+    assert session.outcome.ok
 
 
 async def test_a_closed_script_that_writes_on_in_a_forked_worker_is_waited_for() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asyncpipes import ExternalStreamEvent, open_pipes_session, run
+from asyncpipes.host.output import OutputPipe, drain
 from asyncpipes.host.subscription import MAX_CAPTURED
 from tests.support_host import Gate, asyncio_timeout, raw_child, until
 
@@ -110,25 +111,51 @@ async def test_captured_output_waits_for_nobody(any_loop: None) -> None:
     assert texts[-1].endswith("last")
 
 
-async def test_the_last_captured_output_is_delivered_before_the_end(any_loop: None) -> None:
+async def test_the_last_captured_output_is_delivered_before_the_end(
+    any_loop: None, tmp_path: Path
+) -> None:
     # The channel is at its end when the script is; its child writes only after that.
-    body = """
+    gate = Gate(tmp_path)
+    body = f"""
         opened(); closed()
-        parent = os.getpid()
         if not os.fork():
-            while os.getppid() == parent:
-                time.sleep(0.001)
+            wait_for({gate.path!r})
             os.write(1, b"late")
             os._exit(0)
     """
-    async with open_pipes_session(forward_stdio="events") as session:
-        texts: list[str] = []
+    texts: list[str] = []
+    async with open_pipes_session(forward_stdio="events", drain_timeout=20) as session:
         session.subscribe(lambda event: texts.append(event.text), ExternalStreamEvent)
+        events = session.events(ExternalStreamEvent)
         process = await session.launch(raw_child(body))
-        events = [event async for event in session.events(ExternalStreamEvent)]
-        assert process.returncode == 0
-    assert "".join(texts) == "late"
-    assert len(events) == len(texts)
+        await process.wait()
+        next_event = asyncio.ensure_future(events.__anext__())
+        # Long enough for a session that does not wait to end; one that waits does not care.
+        await asyncio.wait([next_event], timeout=0.2)
+        assert not next_event.done()
+        await gate.open()
+        assert isinstance(await next_event, ExternalStreamEvent)
+    assert texts == ["late"]
+
+
+async def test_output_without_end_leaves_the_loop_its_turns(any_loop: None) -> None:
+    # As from a script that writes as fast as this reads: there is always something.
+    pipe = OutputPipe()
+    zero = os.open("/dev/zero", os.O_RDONLY)
+    os.dup2(zero, pipe._read_end)
+    os.set_blocking(pipe._read_end, False)
+    os.close(zero)
+    reads = 0
+
+    async def count(data: bytes) -> None:
+        nonlocal reads
+        reads += 1
+        assert reads < 10_000, "neither the loop nor the cancellation got a turn"
+
+    async def has_exited() -> None:
+        pass
+
+    await drain(pipe, [count], has_exited, 0)
 
 
 async def test_a_grandchild_that_holds_stdout_does_not_hold_the_exit(

@@ -1,6 +1,6 @@
 """How a run is ended before its time: exceptions, cancellation, timeouts, signals."""
 
-# ruff: noqa: PT012 - what a strict session raises, it raises at the end of its block
+
 
 from __future__ import annotations
 
@@ -160,8 +160,10 @@ def _children() -> list[str]:
 async def test_a_launch_that_fails_after_the_body_was_cancelled_makes_no_noise(
     any_loop: None,
 ) -> None:
+    session = open_pipes_session(**QUICK)
+
     async def host() -> None:
-        async with open_pipes_session(**QUICK) as session:
+        async with session:
             launching.set()
             await session.launch(["/no/such/program"])
 
@@ -171,6 +173,8 @@ async def test_a_launch_that_fails_after_the_body_was_cancelled_makes_no_noise(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert any("/no/such/program" in reason for reason in session.outcome.reasons)
+    assert not any("the session failed" in reason for reason in session.outcome.reasons)
 
 
 async def test_cancelling_run_leaves_nothing(any_loop: None, temporary: Path) -> None:
@@ -608,3 +612,19 @@ async def test_stopping_while_only_the_delivery_is_left_is_bounded(any_loop: Non
             await task
     assert session.outcome.exit_code == 0
     assert session.outcome.undelivered == 1
+
+
+async def test_what_fails_inside_the_session_ends_it_and_is_in_the_outcome(
+    any_loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(fd: int) -> None:
+        raise AttributeError("a fault put in")
+
+    monkeypatch.setattr(anyio, "wait_readable", broken)
+    async with open_pipes_session(strict=False, **QUICK) as session:
+        process = await session.launch(raw_child(WAITING))
+        async with asyncio_timeout(20):
+            assert await process.wait() == -signal.SIGKILL
+            await session.wait_drained()
+    assert any("a fault put in" in reason for reason in session.outcome.reasons)
+    assert group_members(process.pid) == []

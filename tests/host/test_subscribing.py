@@ -1,6 +1,6 @@
 """subscribe(): filters, kinds of callbacks, their errors, and full queues."""
 
-# ruff: noqa: PT012 - what a strict session raises, it raises at the end of its block
+
 
 from __future__ import annotations
 

@@ -394,3 +394,15 @@ async def test_a_handed_out_session_ends_when_a_stock_script_has_closed(tmp_path
         assert await process.wait() == 0
     assert session.outcome.ok, session.outcome.reasons
     assert payloads == [["1", number] for number in range(100)]
+
+
+@pytest.mark.parametrize(("argument", "is_clean"), [("0", True), ("", True), ("'why'", False)])
+async def test_sys_exit_0_of_a_stock_script_is_a_clean_end(
+    argument: str, is_clean: bool, tmp_path: Path
+) -> None:
+    # It sends SystemExit as an exception, whatever the code; the exit code tells them apart.
+    body = f"import sys\nwith open_pipes() as pipes:\n    sys.exit({argument})\n"
+    result = await run_stock(tmp_path, body, strict=False)
+    assert result.outcome.ok is is_clean, result.outcome.reasons
+    assert result.outcome.exception is not None
+    assert result.outcome.exception.name == "SystemExit"
