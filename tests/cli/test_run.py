@@ -39,14 +39,11 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def asyncpipes(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "asyncpipes", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **options,  # type: ignore[call-overload]  # cwd, env
-    )  # fmt: skip
+def asyncpipes(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "asyncpipes", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=cwd)
 
 
 def test_lines_for_a_person(script: Path) -> None:

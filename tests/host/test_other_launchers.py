@@ -1,7 +1,5 @@
 """Sessions whose scripts somebody else launches."""
 
-
-
 from __future__ import annotations
 
 import asyncio

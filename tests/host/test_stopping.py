@@ -1,7 +1,5 @@
 """How a run is ended before its time: exceptions, cancellation, timeouts, signals."""
 
-
-
 from __future__ import annotations
 
 import asyncio
@@ -517,9 +515,7 @@ def test_a_session_lives_through_a_generator_driven_by_one_task_an_item(temporar
     async def items() -> AsyncGenerator[Any, None]:
         async with open_pipes_session() as session:
             session.subscribe(seen.append, CustomMessageEvent, in_thread=True)
-            await session.launch(
-                raw_child("opened(); custom(1, 2, 3); print('x'); closed()")
-            )
+            await session.launch(raw_child("opened(); custom(1, 2, 3); print('x'); closed()"))
             async for event in session.events(CustomMessageEvent):
                 yield event
         yield session.outcome

@@ -1,7 +1,5 @@
 """subscribe(): filters, kinds of callbacks, their errors, and full queues."""
 
-
-
 from __future__ import annotations
 
 import asyncio
