@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import select
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import IO, Any
+from typing import IO
 
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
@@ -140,21 +141,34 @@ class Forward:
         await to_thread.run_sync(self._write_blocking, data, limiter=self._limiter)
 
     def _write_blocking(self, data: bytes) -> None:
-        target: IO[Any] | None = getattr(sys, self._stream)
+        target: IO[str] | None = getattr(sys, self._stream)
         if target is None:
             return  # a host without standard streams
         try:
-            # The script's own bytes, whatever encoding the host's stream has; a stream
-            # that somebody put in its place may take text alone.
-            binary: IO[bytes] | None = getattr(target, "buffer", None)
-            target.flush()
-            if binary is not None:
-                binary.write(data)
-                binary.flush()
-            else:
-                target.write(data.decode("utf-8", "backslashreplace"))
+            if target is getattr(sys, f"__{self._stream}__"):
+                # Past Python's text layer, which is not made for two threads, as if the
+                # script had the stream itself: bytes as they are, whatever the encoding.
+                _write_all(target.fileno(), data)
+            else:  # somebody put another in its place, which takes text
+                target.write(_for_encoding(data, getattr(target, "encoding", None)))
+                target.flush()
         except (OSError, ValueError):
             pass  # our own output is closed: the script must not suffer for it
+
+
+def _for_encoding(data: bytes, encoding: str | None) -> str:
+    """``data`` as text that ``encoding`` can hold; what it cannot is shown as an escape."""
+    text = data.decode("utf-8", "backslashreplace")
+    return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:  # somebody made it non-blocking
+            select.select([], [descriptor], [])
 
 
 class Capture:

@@ -15,13 +15,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from asyncpipes.errors import (
+from ..errors import (
     BootstrapEncodingError,
     BootstrapMissingError,
     BootstrapTooLargeError,
     BootstrapTruncatedError,
 )
-
 from . import codec
 
 CONTEXT_VARIABLE = "DAGSTER_PIPES_CONTEXT"

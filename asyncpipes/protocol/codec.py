@@ -36,7 +36,7 @@ from typing import Any
 
 import orjson
 
-from asyncpipes.errors import InvalidParameterError
+from ..errors import InvalidParameterError
 
 # datetimes and dataclasses go through convert(), so that both paths agree on them:
 # orjson's own forms differ from isoformat() and leave out fields such as `_x`.

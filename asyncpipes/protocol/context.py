@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypedDict, cast
 
-from asyncpipes.errors import BootstrapEncodingError, InvalidParameterError
+from ..errors import BootstrapEncodingError, InvalidParameterError
 
 
 class DataProvenance(TypedDict):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asyncpipes.errors import MalformedMessageError
+from ..errors import MalformedMessageError
 
 # Nobody reads further than this, and `closed` must always fit into one line.
 MAX_DEPTH = 50

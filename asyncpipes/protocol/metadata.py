@@ -34,8 +34,7 @@ from datetime import date, datetime, time, timedelta
 from enum import Enum
 from typing import Any, Literal, get_args
 
-from asyncpipes.errors import InvalidParameterError, MalformedMessageError
-
+from ..errors import InvalidParameterError, MalformedMessageError
 from . import codec
 
 MetadataType = Literal[

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asyncpipes import ExternalStreamEvent, open_pipes_session, run
-from asyncpipes.host.output import OutputPipe, drain
+from asyncpipes.host.output import OutputPipe, _write_all, drain
 from asyncpipes.host.subscription import MAX_CAPTURED
 from tests.support_host import Gate, asyncio_timeout, raw_child, until
 
@@ -224,13 +224,48 @@ async def test_forwarding_keeps_lines_whole_and_the_rest_at_the_end(
     assert capfd.readouterr().out == "a\nb"
 
 
-async def test_bytes_are_forwarded_as_they_are_whatever_the_encoding_of_the_host(
+BYTES_CHILD = r"opened(); os.write(1, b'\xff\xe2\x82\xac\n'); closed()"
+
+
+async def test_a_stream_in_place_of_stdout_gets_all_that_its_encoding_can_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    await run(raw_child(r"opened(); os.write(1, b'\xff\xe2\x82\xac\n'); closed()"))
-    assert raw.getvalue() == b"\xff\xe2\x82\xac\n"
+    await run(raw_child(BYTES_CHILD))
+    assert raw.getvalue() == rb"\xff\u20ac" + b"\n"
+
+
+async def test_the_real_stdout_gets_the_bytes_as_they_are(tmp_path: Path) -> None:
+    script = tmp_path / "host.py"
+    script.write_text(
+        "import asyncio\nfrom asyncpipes import run\n"
+        f"asyncio.run(run({raw_child(BYTES_CHILD)!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.getcwd()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, script, stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    stdout, _ = await process.communicate()
+    assert (process.returncode, stdout) == (0, b"\xff\xe2\x82\xac\n")
+
+
+async def test_a_non_blocking_stdout_gets_everything(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    data = b"0123456789abcdef" * 65536  # 1 MiB, more than a pipe holds
+    got = asyncio.get_running_loop().run_in_executor(None, read_exactly, read_end, len(data))
+    await asyncio.to_thread(_write_all, write_end, data)
+    assert await got == data
+    os.close(write_end)
+    os.close(read_end)
+
+
+def read_exactly(descriptor: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += os.read(descriptor, 65536)
+    return data
 
 
 async def test_forwarding_to_a_stream_of_text_or_to_none_or_to_a_closed_one(

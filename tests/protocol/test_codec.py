@@ -173,7 +173,7 @@ def test_numpy_and_pandas() -> None:
         "stamp": "2026-01-02T03:04:05+00:00",
         "delta": 1.0,
     }
-    for bad in (np.float64("nan"), np.array([1, np.inf]), np.datetime64("NaT"), pd.NaT):
+    for bad in (np.float64("nan"), np.array([1, np.inf]), np.datetime64("NaT", "s"), pd.NaT):
         with pytest.raises(InvalidParameterError, match="JSON cannot hold"):
             codec.dumps({"a": [bad]}, where=WHERE)
     for bad in (pd.NA, np.complex128(1j), pd.Series([1])):
