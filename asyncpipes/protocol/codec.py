@@ -42,8 +42,10 @@ from ..errors import InvalidParameterError
 # orjson's own forms differ from isoformat() and leave out fields such as `_x`.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
-# 2**64 - 1 has 20 digits, and every integer of 19 digits fits 64 bits.
+# orjson holds integers from -2**63, of 19 digits, to 2**64 - 1, of 20. Nanoseconds since
+# the epoch have 19 digits, so without a minus these are not worth the slow path.
 _LONG_RUN = b"0" * 20
+_LONG_NEGATIVE_RUN = b"-" + b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 # A key in an error message is there to be recognised, not to be read in full.
@@ -156,6 +158,8 @@ def _walk_dict(value: dict[Any, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, item in value.items():
         name = _key(key)
+        if name in result:
+            raise _Refusal(f"has two keys that both become {name!r}, and would lose a value")
         try:
             result[name] = _walk(item)
         except _Refusal as refusal:
@@ -309,14 +313,15 @@ def _from_numpy(value: Any) -> Any:
 
 
 def has_long_digits(data: bytes | bytearray | memoryview) -> bool:
-    """Whether 20 or more digits stand in a row: maybe an integer beyond 64 bits.
+    """Whether 20 digits stand in a row, or 19 after a minus: maybe an integer beyond 64 bits.
 
     orjson returns such integers as floats. A reader may scan a whole chunk of
     lines at once and use :func:`loads_exact` for the lines of those that hit.
     """
     if isinstance(data, memoryview):
         data = bytes(data)
-    return _LONG_RUN in data.translate(_DIGITS_TO_ZERO)
+    zeros = data.translate(_DIGITS_TO_ZERO)
+    return _LONG_RUN in zeros or _LONG_NEGATIVE_RUN in zeros
 
 
 def loads(line: bytes | bytearray | memoryview) -> Any:

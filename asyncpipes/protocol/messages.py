@@ -81,7 +81,7 @@ def encode_custom_head(payload: Any) -> bytes:
 
 
 def extension_tail(writer: str, seq: int, sent_at: float, dropped: int = 0) -> bytes:
-    """The end of a line towards a host of ours (DESIGN: extensions are negotiated).
+    """The end of a line towards a host of ours where extensions were agreed on.
 
     ``dropped`` is how many log and stream records this writer has dropped so
     far; it is left out while it is 0.

@@ -167,14 +167,14 @@ class SessionReader:
     def _decode(self, message: Any, position: int, received_at: float) -> Event:
         if type(message) is not dict:
             raise MalformedMessageError(f"a message is a JSON object, this is {_kind(message)}")
+        writer = message.get("writer")
+        sequence, sent_at = (None, None) if writer is None else self._number(message, writer)
         if message.get(VERSION_FIELD) != PROTOCOL_VERSION:
             raise MalformedMessageError(_version_reason(message))
         method = message.get("method")
         decode = _DECODERS.get(method) if type(method) is str else None
         if decode is None:
             raise MalformedMessageError(f"unknown method {_short(method)}")
-        writer = message.get("writer")
-        sequence, sent_at = (None, None) if writer is None else self._number(message, writer)
         params = message.get("params")
         if type(params) is not dict:
             if params is not None or method not in _NO_PARAMS:
@@ -196,10 +196,10 @@ class SessionReader:
         if type(writer) is not str:
             raise MalformedMessageError(f"'writer' must be a string, got {_kind(writer)}")
         sequence = _positive(message.get("seq"), "seq")
+        self._gap = self.state.number(writer, sequence)
         sent_at = message.get("sent_at")
         if type(sent_at) is not float:
             raise MalformedMessageError(f"'sent_at' must be a number, got {_kind(sent_at)}")
-        self._gap = self.state.number(writer, sequence)
         if "dropped" in message:
             self.state.drop(writer, _positive(message["dropped"], "dropped"))
         return sequence, sent_at

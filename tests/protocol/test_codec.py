@@ -198,6 +198,7 @@ REFUSED = [
     ({"a": Real("nan")}, r"payload\.a is nan, which"),
     ({"a": [_Nan()]}, r"payload\.a\[0\]\.price is nan, which"),
     (Decimal("NaN"), "payload is NaN, which"),
+    ({"x": {1: "a", "1": "b"}}, r"payload\.x has two keys that both become '1'"),
     ({"a b": object()}, r"payload\['a b'\] is of type object, which has no form in JSON"),
     ({"x" * 200: 1j}, r"payload\['x{80}'\.\.\.\] is of type complex"),
     ([iter(())], r"payload\[0\] is of type tuple_iterator"),
@@ -311,6 +312,12 @@ def test_bytes_can_be_recovered(value: bytes) -> None:
         (b"-1180591620717411303424", -(2**70)),
         (b"18446744073709551615", 2**64 - 1),
         (b"9999999999999999999", 10**19 - 1),
+        (b"-9999999999999999999", -(10**19) + 1),
+        *(
+            (str(n).encode(), n)
+            for edge in (-(2**63), 2**63, 2**64)
+            for n in range(edge - 2, edge + 3)
+        ),
         (b"0.12345678901234567890123", 0.12345678901234567890123),
         (b'"\\ud800"', "\ud800"),
         (b"[Infinity, -Infinity]", [math.inf, -math.inf]),
@@ -369,6 +376,8 @@ def test_loads_raises_nothing_but_value_error(line: bytes) -> None:
     [
         (b"", False),
         (b"1" * 19, False),
+        (b"-" + b"1" * 18, False),
+        (b"-" + b"1" * 19, True),
         (b"1234567890" * 2, True),
         (b"1234567890 1234567890", False),
         (b'{"a":' + b"9" * 40 + b"}", True),

@@ -208,7 +208,7 @@ def changed(method: str, **changes: Any) -> bytes:
     return message(method, {key: value for key, value in params.items() if value is not ...})
 
 
-#: FIELD 6.3 and 6.5: each is reported with its reason, and what follows arrives.
+#: Each is reported with its reason, and what follows arrives.
 MALFORMED: list[tuple[bytes, str]] = [
     (b"garbage\n", ""),
     (b"\n", "empty"),
@@ -488,6 +488,20 @@ def test_a_gap_in_front_of_a_malformed_message_is_told_once() -> None:
     events, reader = read(bad + ours(CLOSED))
     assert [type(event) for event in events] == [GapEvent, MalformedEvent, ClosedEvent]
     assert (reader.state.missing, reader.state.malformed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'"method":"log"', b'"method":"unheard_of"'), (b'"0.1"', b'"9.9"'), (b'"sent_at":', b'"x":')],
+)
+def test_a_malformed_message_is_not_missing_as_well(old: bytes, new: bytes) -> None:
+    ours = Ours()
+    opened = ours(OPENED)
+    bad = ours(encode_log_head("m", "INFO"))
+    assert old in bad
+    events, reader = read(opened + bad.replace(old, new) + ours(CLOSED))
+    assert [type(event) for event in events] == [OpenedEvent, MalformedEvent, ClosedEvent]
+    assert (reader.state.missing, reader.state.malformed) == (0, 1)
 
 
 @pytest.mark.parametrize("again", [1, 2])
