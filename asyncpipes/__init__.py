@@ -60,6 +60,7 @@ __all__ = [
     "SessionHealth",
     "SessionStats",
     "SessionTimeoutError",
+    "Subscriber",
     "SubscriberError",
     "TempFileContextInjector",
     "TransitionError",
@@ -102,7 +103,8 @@ if TYPE_CHECKING:
         UndefinedError,
         UsageError,
     )
-    from .external.context import PipesContext, open_pipes
+    from .external.connection import PipesContext
+    from .external.context import open_pipes
     from .external.inactive import InactiveWarning
     from .external.loaders import CliParamsLoader, EnvParamsLoader, MappingParamsLoader
     from .external.logging import PipesHandler
@@ -113,7 +115,7 @@ if TYPE_CHECKING:
     )
     from .host.result import RunResult, SessionHealth, SessionStats
     from .host.session import PipesSession, open_pipes_session, run
-    from .host.subscribers import to_json_lines, to_list, to_logger
+    from .host.subscribers import Subscriber, to_json_lines, to_list, to_logger
     from .protocol.context import ContextData
     from .protocol.events import (
         AssetCheckEvent,
@@ -140,14 +142,15 @@ _MODULES = {
         " ProtocolError SessionTimeoutError SubscriberError TransitionError UndefinedError"
         " UsageError"
     ),
-    "external.context": "PipesContext open_pipes",
+    "external.connection": "PipesContext",
+    "external.context": "open_pipes",
     "external.inactive": "InactiveWarning",
     "external.loaders": "CliParamsLoader EnvParamsLoader MappingParamsLoader",
     "external.logging": "PipesHandler",
     "host.context_injectors": "ContextInjector EnvContextInjector TempFileContextInjector",
     "host.result": "RunResult SessionHealth SessionStats",
     "host.session": "PipesSession open_pipes_session run",
-    "host.subscribers": "to_json_lines to_list to_logger",
+    "host.subscribers": "Subscriber to_json_lines to_list to_logger",
     "protocol.context": "ContextData",
     "protocol.events": (
         "AssetCheckEvent ClosedEvent CustomMessageEvent Event ExternalStreamEvent GapEvent"

@@ -99,7 +99,7 @@ def test_importing_loads_neither_the_host_side_nor_an_extra(statement: str) -> N
 
 def test_the_host_side_is_there_on_demand_and_loads_no_extra() -> None:
     loaded = run_python("from asyncpipes import run\nimport sys\nprint(*sys.modules)").split()
-    assert set(HOST_SIDE) <= set(loaded)
+    assert "anyio" in loaded
     assert set(loaded).isdisjoint(EXTRAS)
 
 

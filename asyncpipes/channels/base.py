@@ -95,6 +95,14 @@ class ChannelReader(ABC):
         Like :meth:`read`, but it never waits for a script.
         """
 
+    async def backlog(self) -> int | None:
+        """Bytes that are there now and have not been returned; None if nobody can tell.
+
+        A session reads as many when its script has ended. A channel that cannot tell is
+        read until it is empty, which others that go on writing may put off.
+        """
+        return None
+
     @abstractmethod
     async def aclose(self) -> None:
         """Release everything. Idempotent; safe to call while cancelled."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ChannelError
 from .base import Channel, ChannelReader, ChannelWriter, Guarantees
+from .finishing import outlast, to_its_end
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncFileIO
@@ -130,6 +131,7 @@ class _FileReader(ChannelReader):
         self._directory: str | None = None
         self._created = False
         self._file: AsyncFileIO | None = None
+        self._position = 0  # how much of the file has been returned
         # A read in a thread cannot be taken back: its bytes are returned by whoever
         # asks next, if the one who began it was cancelled.
         self._reading: asyncio.Future[bytes] | None = None
@@ -146,17 +148,17 @@ class _FileReader(ChannelReader):
         from .watching import open_watcher
 
         # What a thread has created must be known here, so that aclose() can remove it.
-        await _to_its_end(asyncio.to_thread(self._create))
-        await _to_its_end(self._open_file())
+        await to_its_end(self._create)
+        await to_its_end(self._open_file)
         self._watcher = await open_watcher(
             self._path, self._channel.watch, self._channel.poll_interval
         )
 
-    async def _open_file(self) -> None:
-        import aiofiles
+    def _open_file(self) -> None:
+        from aiofiles.threadpool import wrap
 
         try:
-            self._file = await aiofiles.open(self._path, "rb", buffering=0)
+            self._file = wrap(open(self._path, "rb", buffering=0))  # noqa: SIM115  # closed by aclose()
         except OSError as error:
             raise ChannelError(
                 f"cannot read the messages file {self._path}: {error.strerror}"
@@ -198,29 +200,38 @@ class _FileReader(ChannelReader):
         await asyncio.wait([reading])  # which leaves it running when cancelled
         self._reading = None
         try:
-            return reading.result()
+            data = reading.result()
         except OSError as error:
             raise ChannelError(
                 f"cannot read the messages file {self._path}: {error.strerror}"
             ) from error
 
+        self._position += len(data)
+        return data
+
+    async def backlog(self) -> int:
+        assert self._file is not None, "backlog() before open()"
+        status = await asyncio.to_thread(os.fstat, self._file.fileno())
+        return max(status.st_size - self._position, 0)
+
     async def aclose(self) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             await watcher.aclose()
-        await _to_its_end(self._release())
+        reading, self._reading = self._reading, None
+        cancelled = None
+        if reading is not None:
+            cancelled = await outlast(reading)
+            if not reading.cancelled():
+                reading.exception()  # nobody asks for it any more
+        await to_its_end(self._release)
+        if cancelled is not None:
+            raise cancelled
 
-    async def _release(self) -> None:
-        if self._reading is not None:
-            await asyncio.wait([self._reading])
-            self._reading.exception()  # nobody asks for it any more
-            self._reading = None
+    def _release(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            await file.close()
-        await asyncio.to_thread(self._remove)
-
-    def _remove(self) -> None:
+            file._file.close()  # type: ignore[attr-defined]  # the file itself: this is a thread
         directory, self._directory = self._directory, None
         created, self._created = self._created, False
         if not self._channel.cleanup_file:
@@ -234,22 +245,3 @@ class _FileReader(ChannelReader):
                 os.unlink(self._path)
             except FileNotFoundError:
                 pass  # somebody else removed it already
-
-
-async def _to_its_end(step: Coroutine[Any, Any, None]) -> None:
-    """Run ``step`` to its end whatever cancellation comes; raise that afterwards."""
-    from anyio import CancelScope
-
-    future = asyncio.ensure_future(step)
-    cancelled: asyncio.CancelledError | None = None
-    # The scope keeps anyio from asking anew in each turn of the loop; the rest is for a
-    # cancellation that does not come from anyio.
-    with CancelScope(shield=True):
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    future.result()
-    if cancelled is not None:
-        raise cancelled

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
 import signal
 import sys
-from typing import Any
+import threading
+import time
+from typing import Any, NoReturn
 
 import click
 
 from .. import __version__
-from ..errors import InvalidParameterError, LaunchError, OutcomeError, PipesError
+from ..errors import InvalidParameterError, LaunchError, PipesError
 from ..host.result import RunResult
-from ..host.session import run
+from ..host.session import open_pipes_session
 from .render import JsonPrinter, LinePrinter, summary
 
 #: Exit codes of our own; the script's is passed on otherwise. 124 is what timeout(1)
@@ -22,6 +26,9 @@ EXIT_PROTOCOL = 76
 EXIT_TIMEOUT = 124
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
+
+#: How long our own stdout and stderr may take for the last line, in seconds.
+_PATIENCE = 2.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,32 +128,73 @@ def run_command(
     except InvalidParameterError as error:
         raise click.UsageError(str(error)) from error
     except LaunchError as error:
-        click.echo(f"asyncpipes: {error}", err=True)
         missing = isinstance(error.__cause__, FileNotFoundError)
-        sys.exit(EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE)
+        _leave(EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE, f"asyncpipes: {error}")
     except PipesError as error:
-        click.echo(f"asyncpipes: {error}", err=True)
-        sys.exit(EXIT_PROTOCOL)
+        _leave(EXIT_PROTOCOL, f"asyncpipes: {error}")
     except KeyboardInterrupt:
-        click.echo("asyncpipes: interrupted; the script has been ended", err=True)
-        sys.exit(128 + signal.SIGINT)
+        _leave(128 + signal.SIGINT, "asyncpipes: interrupted; the script has been ended")
+    except TimeoutError:
+        _leave(EXIT_TIMEOUT, "asyncpipes: --timeout passed, and stdout has not taken all events")
     except asyncio.CancelledError:  # SIGTERM: see _run()
-        click.echo("asyncpipes: terminated; the script has been ended", err=True)
-        sys.exit(128 + signal.SIGTERM)
-    click.echo(summary(result), err=as_json)
-    sys.exit(exit_code(result))
+        _leave(128 + signal.SIGTERM, "asyncpipes: terminated; the script has been ended")
+    else:
+        _leave(exit_code(result), summary(result), err=as_json)
 
 
-async def _run(command: list[str], printer: Any, **options: Any) -> RunResult:
+def _leave(code: int, text: str, *, err: bool = True) -> NoReturn:
+    """Say ``text`` and exit with ``code``, also where nobody reads what we write."""
+
+    def say() -> None:
+        try:
+            click.echo(text, err=err)
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            pass  # our own output is closed: there is nobody to tell
+
+    # A write that stalls never returns, and the interpreter would wait for its thread.
+    threading.Thread(target=say).start()
+    ends_at = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(ends_at - time.monotonic(), 0))
+            if thread.is_alive():
+                os._exit(code)
+    sys.exit(code)
+
+
+async def _run(
+    command: list[str], printer: Any, *, timeout: float | None, **options: Any
+) -> RunResult:
     task = asyncio.current_task()
     assert task is not None, "run by asyncio.run()"
     if sys.platform != "win32":
         # Ctrl-C is asyncio.run()'s; SIGTERM ends the script in the same way.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    loop, late = asyncio.get_running_loop(), False
+    watchdog: asyncio.TimerHandle | None = None
+    ends_at = math.inf if timeout is None else loop.time() + timeout
+
+    def too_late() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
     try:
-        return await run(command, subscribers=[printer], **options)
-    except OutcomeError as error:
-        return error.result
+        async with open_pipes_session(strict=False, **options) as session:
+            session.subscribe(printer, in_thread=True)
+            await session.launch(command)
+            if await session.wait_drained(timeout) and timeout is not None:
+                # The script has ended in time; to print what it said must not take longer.
+                watchdog = loop.call_at(ends_at, too_late)
+    except asyncio.CancelledError:
+        if late:
+            raise TimeoutError from None
+        raise
+    finally:
+        if watchdog is not None:
+            watchdog.cancel()
+    return session.result
 
 
 def exit_code(result: RunResult) -> int:

@@ -1,8 +1,9 @@
 """Open contexts, and what becomes of them when the process is told to end.
 
 Module-level state, and all there is of it on this side: the ContextVar with the
-current task's context, and the set of open ones for ``PipesContext.get()`` in a
-fresh thread and for the interpreter's exit.
+current task's context; the open contexts, for ``PipesContext.get()`` in a fresh
+thread and for the interpreter's exit; the descriptors that they capture; and the
+guard that closes them on SIGTERM. One lock is for all of it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING
 from ..errors import AmbiguousContextError, NotOpenError
 
 if TYPE_CHECKING:
-    from .context import PipesContext
+    from .connection import PipesContext
 
 current: ContextVar[PipesContext | None] = ContextVar("asyncpipes_context", default=None)
 
 _open_contexts: list[PipesContext] = []
+_captured_descriptors: set[int] = set()
 # Reentrant: the garbage collector may run code that logs in a thread that holds it.
 _lock = threading.RLock()
 _exit_hook_installed = False
@@ -80,6 +82,20 @@ def is_any_open() -> bool:
     return True
 
 
+def claim_descriptor(number: int) -> bool:
+    """Note that a descriptor is captured; False if it is already."""
+    with _lock:
+        free = number not in _captured_descriptors
+        _captured_descriptors.add(number)
+        return free
+
+
+def release_descriptor(number: int) -> None:
+    """Note that a descriptor is captured no more."""
+    with _lock:
+        _captured_descriptors.discard(number)
+
+
 def _at_exit() -> None:
     """A context that was never left: what it accepted goes out all the same."""
     with _lock:
@@ -88,51 +104,102 @@ def _at_exit() -> None:
         context.drain_at_exit()  # does nothing in a fork, whose parent has the same lines
 
 
-class TerminationGuard:
-    """SIGTERM while a context is open: close it properly, then die of SIGTERM.
+class Termination:
+    """What the guard knows of one context. Made in the task that opens it."""
 
-    Only in the main thread, and only where SIGTERM still has its default action. The
-    first one cancels the task that opened the context (in a plain ``with``: raises
-    SystemExit there) and restores the default, so a second one ends the process at
-    once. After ``closed`` has gone out, :meth:`finish` sends the signal again: the
-    exit status stays that of SIGTERM.
+    def __init__(self) -> None:
+        #: Whether SIGTERM came while the context was open.
+        self.received = False
+        self._loop = asyncio._get_running_loop()
+        self._task = None if self._loop is None else asyncio.current_task()
+
+    def cancel(self, already: set[asyncio.Task[object]]) -> bool:
+        """Cancel the opening task, once for all its contexts; False if there is none."""
+        if self._loop is None or self._task is None:
+            return False
+        if self._task.done() or self._loop.is_closed():
+            return False
+        if self._task not in already:
+            already.add(self._task)
+            self._loop.call_soon_threadsafe(self._task.cancel, "SIGTERM")
+        return True
+
+
+class TerminationGuard:
+    """SIGTERM while contexts are open: close them properly, then die of SIGTERM.
+
+    Only in the main thread, and only where SIGTERM has its default action. The first
+    one cancels every task that opened a context (for a plain ``with``: raises
+    SystemExit in the main thread); a second one ends the process at once. When the
+    last of these contexts is closed, the signal is sent again: the exit status stays
+    that of SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.received = False
-        self._installed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[object] | None = None
+        self._members: list[Termination] = []
+        self._received = False
+        self._pid = 0
 
-    def install(self) -> None:
-        """Take SIGTERM over, if that is ours to do."""
+    def join(self) -> Termination | None:
+        """Look after a context that opens here; None if that is not ours to do."""
         if threading.current_thread() is not threading.main_thread():
-            return
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            return
-        self._loop = asyncio._get_running_loop()
-        if self._loop is not None:
-            self._task = asyncio.current_task()
-        # Not loop.add_signal_handler: its callback waits for the loop, and the second
-        # SIGTERM must work while the loop is blocked.
-        signal.signal(signal.SIGTERM, self._handle)
-        self._installed = True
+            return None
+        with _lock:
+            if self._pid != os.getpid():  # a fork has no part in its parent's contexts
+                self._pid, self._members, self._received = os.getpid(), [], False
+            if self._received:
+                return None  # the process is ending, and the next signal is to end it at once
+            action = signal.getsignal(signal.SIGTERM)
+            if action is not signal.SIG_DFL and action != self._handle:
+                return None
+            member = Termination()
+            self._members.append(member)
+        if action is signal.SIG_DFL:
+            # Not loop.add_signal_handler: its callback waits for the loop, and the
+            # second SIGTERM must work while the loop is blocked.
+            signal.signal(signal.SIGTERM, self._handle)
+        return member
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        self._restore()
-        if self._loop is None or self._task is None or self._task.done():
-            raise SystemExit(128 + number)
-        self._loop.call_soon_threadsafe(self._task.cancel, "SIGTERM")
-
-    def finish(self) -> None:
-        """Give SIGTERM back; if it has come, die of it now."""
-        self._restore()
-        if self.received:
-            _at_exit()  # contexts of other tasks, that nothing will close any more
+    def leave(self, member: Termination) -> None:
+        """The context is closed: after the last one give SIGTERM back, or die of it."""
+        with _lock:
+            if member not in self._members:  # a fork leaves its parent's context
+                return
+            self._members.remove(member)
+            if self._members or self._pid != os.getpid():
+                return
+            received, self._received = self._received, False
+        self._give_back()
+        if received:
+            _at_exit()  # contexts that the guard did not look after
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _restore(self) -> None:
-        if self._installed:
-            self._installed = False
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        with _lock:
+            members = list(self._members) if self._pid == os.getpid() else []
+            first, self._received = not self._received, bool(members)
+        if not members or not first:
+            # Called by way of a handler of the user's, or left behind by a context that
+            # was closed in another thread, where no handler can be set.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._give_back()  # so the second one works even while no Python code runs
+        tasks: set[asyncio.Task[object]] = set()
+        without_task = False
+        for member in members:
+            member.received = True
+            without_task |= not member.cancel(tasks)
+        if without_task:
+            raise SystemExit(128 + number)
+
+    def _give_back(self) -> None:
+        """Restore the default, unless somebody has set another handler meanwhile."""
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) == self._handle
+        ):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+guard = TerminationGuard()

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
 from ..channels.base import ChannelWriter
@@ -18,6 +19,7 @@ from ..channels.file import PATH_KEY, FileWriter
 from ..errors import BootstrapEncodingError, BootstrapError
 from ..protocol import bootstrap
 from ..protocol.codec import loads
+from ..protocol.context import ContextData
 
 _DATA_KEY = "data"
 
@@ -120,7 +122,8 @@ class DefaultContextLoader:
         """Give the context data.
 
         Raises:
-            BootstrapError: the params hold neither, or the file cannot be read.
+            BootstrapError: the params hold neither, or the file cannot be read, or what
+                is there is something else than context data.
         """
         if isinstance(path := params.get(PATH_KEY), str):
             try:
@@ -137,14 +140,26 @@ class DefaultContextLoader:
                 raise BootstrapEncodingError(
                     f"the context file {path} holds no JSON: {error}"
                 ) from error
+            _check_keys(data, f"the context file {path}")
             yield data
         elif _DATA_KEY in params:
+            _check_keys(params[_DATA_KEY], "the context data in DAGSTER_PIPES_CONTEXT")
             yield params[_DATA_KEY]
         else:
             raise BootstrapEncodingError(
                 f"the context params hold neither 'path' nor 'data' but {sorted(params)}: the host"
                 " uses another context injector; pass the matching context_loader to open_pipes()"
             )
+
+
+def _check_keys(data: object, source: str) -> None:
+    """Refuse an object that was never meant as context data; its values are checked later."""
+    known = {field.name for field in fields(ContextData)}
+    if isinstance(data, dict) and data and known.isdisjoint(data):
+        raise BootstrapEncodingError(
+            f"{source} holds none of the keys of context data but {sorted(data)[:10]}: the host"
+            " does not keep to protocol 0.1, or this is another file or variable than it wrote"
+        )
 
 
 def default_writer(params: Mapping[str, Any]) -> ChannelWriter:

@@ -3,15 +3,22 @@
 ::
 
     any thread ──put()──▶ lines ──thread "asyncpipes-outbox"──▶ writer.write(batch)
-                            └──── a result on an immediate channel: inline ────▲
+                   ◀──── a result on an immediate channel: "it is written" ────┘
 
 A thread of its own and not a task: async scripts block their loop all the time (a
 pandas call, a model load), and a log line must leave all the same. ``put`` is an
-append under a lock; the thread joins what has gathered meanwhile into one write.
+append under a lock; the thread numbers what has gathered meanwhile, and writes it at once.
 
-Results are written before the call returns where the channel is immediate. The
-thread alone lost all of 100 materializations in 30 of 30 runs that ended in
-``os._exit``; inline writes lost none.
+On an immediate channel a result is written before the call that reports it returns,
+so it survives an ``os._exit`` in the next line. The thread writes it and the caller
+waits: a signal's handler may raise anywhere in the main thread, and an interrupted
+wait leaves nothing half done, as an interrupted write would.
+
+For the same reason a message is accepted in one step, which is either done or not: it
+is appended to a deque. Numbers, the count of drops and all else are given when it is
+taken out, by the one thread that no signal interrupts. That thread takes no lock that
+callers hold, so a report made from inside ``put`` (by a signal's handler, or by a
+``__del__`` that the garbage collector runs) may even block there.
 
 The buffer is bounded, and what happens at the bound depends on what is put and
 from where; see :class:`Kind`.
@@ -22,20 +29,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
+from queue import SimpleQueue
 from threading import get_ident
-from types import TracebackType
+from time import time
 
 from ..channels.base import ChannelWriter
 from ..errors import BufferFullError, ChannelError
-from ..protocol.messages import PLAIN_TAIL, encode_log_head, extension_tail
 from .waiting import Retry, Room, block
-
-#: How long the thread leaves the writer to a caller that waits for it, in seconds, so that
-#: it does not win the lock again at once.
-_GIVE_WAY = 0.0001
+from .writing import Finisher, Line, count_reported, tell
 
 
 class Kind(Enum):
@@ -75,42 +80,37 @@ class Outbox:
 
     def __init__(self, writer: ChannelWriter, name: str | None, max_bytes: int) -> None:
         self._writer = writer
-        self._name = name
         self._max_bytes = max_bytes
-        # Guards all down to the blank line. Held for an append, never for I/O. Reentrant,
-        # since the garbage collector or a signal may run code that reports (the logging
-        # of a __del__) in the thread that holds it; _depth tells, and _late keeps that.
+        self._finisher = Finisher(name, max_bytes)
+        self._tail_bytes = self._finisher.tail_bytes
+
+        # Guards accepting against other threads. Reentrant: see the top of this file.
         self._lock = threading.RLock()
-        self._section = _Section(self)
-        self._depth = 0
-        self._late: list[bytes] = []
-        self._lines: list[bytes] = []
-        self._bytes = 0  # in _lines, _batch and _joined
-        self._accepted = 0
-        self._delivered = 0
-        self._dropped = 0
-        self._dropped_told = 0
-        self._closing = False
-        self._closed = False
-        self._failure: ChannelError | None = None
-        self._idle = False
-        self._room_waiters: list[Callable[[], None]] = []
-        self._flush_waiters: list[tuple[int, Callable[[], None]]] = []
-
-        # Held while a batch is written; guards what is taken out of _lines for that:
-        # the lines, and the first of them joined for one write.
-        self._write_lock = threading.Lock()
-        self._writing = 0  # the thread that holds it
-        self._wanted = 0  # how many callers wait for it; guarded by _lock
-        self._batch: list[bytes] = []
-        self._joined = b""
-        self._joined_count = 0
-
-        # A binary semaphore: released when the idle thread gets work.
-        self._wake = threading.Lock()
-        self._wake.acquire()
-        self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
+        self._lines: deque[Line] = deque()
+        self._last: Line | None = None  # written when _lines are; nothing is accepted any more
         self._on_closed: Callable[[], None] = _nothing
+        self._bytes_in = 0  # an interrupted put() may leave a line out
+        self._dropped = 0
+
+        # Held by who takes lines out and writes them. Reentrant, for a __del__ that
+        # reports; _writing, the thread that holds it, tells that apart.
+        self._write_lock = threading.RLock()
+        self._writing = 0
+        self._batch: list[Line] = []  # taken out, not written yet
+        self._batch_size = 0
+        self._joined = b""
+        self._ending = False  # _last is taken out
+        self._bytes_out = 0
+        self._lost = 0  # the user's messages that went nowhere
+        self._faulty = False  # the last write met a transient fault
+        self._failure: ChannelError | None = None
+        self._closed = False
+
+        self._room_waiters: deque[Callable[[], None]] = deque()
+        self._idle = False
+        # Its put() is one step too, and more than one of them do no harm.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
         #: What waits for room in this buffer.
         self.room = Room(self)
 
@@ -125,9 +125,8 @@ class Outbox:
 
     @property
     def undelivered(self) -> int:
-        """Messages that were reported and are not with the channel."""
-        with self._section:
-            return self._accepted - self._delivered
+        """Messages that the user reported and that are not with the channel."""
+        return self._lost + count_reported([*self._batch, *self._lines.copy()])
 
     @property
     def is_closed(self) -> bool:
@@ -137,7 +136,7 @@ class Outbox:
     @property
     def is_over_limit(self) -> bool:
         """Whether the buffer holds more than its limit."""
-        return self._bytes > self._max_bytes
+        return self._bytes_in - self._bytes_out > self._max_bytes
 
     def put(self, head: bytes, kind: Kind) -> bool:
         """Queue a message; ``head`` is all of it but its tail.
@@ -153,33 +152,38 @@ class Outbox:
         """
         if kind is Kind.RESULT:
             return self._put_result(head)
-        while not self._try_put(head, kind):
-            if self._closing or kind is Kind.CAPTURE:
+        while not self._append(head, self._max_bytes):
+            if self._last is not None:
                 return False
-            if not self._may_block():
-                return kind is Kind.CUSTOM and self._put_above_limit(head)
-            block(self.on_room)
+            if kind is not Kind.CAPTURE and self._may_block():
+                block(self.on_room)
+            elif kind is Kind.CUSTOM:
+                return self._put_above_limit(head)
+            else:
+                with self._lock:
+                    self._dropped += 1
+                return False
         return True
 
     def on_delivered(self, callback: Callable[[], None]) -> None:
         """Call back once all that is accepted now is with the channel, or it failed.
 
-        Perhaps at once, perhaps from another thread; the callback must not block.
+        Perhaps at once, perhaps from another thread, perhaps twice; the callback
+        must not block.
         """
-        with self._section:
-            waits = self._delivered < self._accepted and self._failure is None
-            if waits:
-                self._flush_waiters.append((self._accepted, callback))
-        if not waits:
+        self._lines.append((b"", 0.0, callback))
+        self._rouse()
+        if self._failure is not None or self._closed:
             callback()
 
     def on_room(self, callback: Callable[[], None]) -> None:
-        """Call back once the buffer is at most half full, or the channel failed or closed."""
-        with self._section:
-            waits = self._bytes > self._max_bytes // 2 and not self._closing
-            if waits:
-                self._room_waiters.append(callback)
-        if not waits:
+        """Call back once the buffer is at most half full, or the channel failed or closed.
+
+        In the way of :meth:`on_delivered`.
+        """
+        self._room_waiters.append(callback)
+        self._rouse()
+        if self._has_room():
             callback()
 
     def close(self, head: bytes, on_closed: Callable[[], None]) -> None:
@@ -187,237 +191,185 @@ class Outbox:
 
         In one step, so that no other thread's message can follow the last one.
         """
-        with self._section:
-            self._append(head)
-            self._closing = True
+        line = (head, time(), None)
+        with self._lock:
             self._on_closed = on_closed
-            waiters, self._room_waiters = self._room_waiters, []
-            self._wake_thread()
-        for waiter in waiters:
-            waiter()
+            self._last = line
+            self._wake.put(None)
+        self._tell_room()
 
     def abandon(self, error: ChannelError) -> None:
         """Give up on what is not written; the thread ends as soon as its write returns."""
-        self._fail(error, tell=False)
+        self._fail(error, silent=True)
 
     def drain(self) -> None:
-        """Write what waits from the caller's thread, as far as it goes without a retry."""
-        self._drain(self._accepted)
+        """Have the thread write what waits; :meth:`on_delivered` tells when it is done."""
+        self._rouse()
 
-    # Under the lock.
+    # Accepting. In the main thread an exception may come after every call made here.
 
-    def _append(self, head: bytes) -> None:
-        self._accepted += 1
-        if self._failure is not None:
-            return
-        if self._name is not None:
-            line = head + extension_tail(self._name, self._accepted, time.time(), self._dropped)
-        else:
-            if self._dropped != self._dropped_told:
-                self._tell_drops()
-            line = head + PLAIN_TAIL
-        self._lines.append(line)
-        self._bytes += len(line)
-        self._wake_thread()
-
-    def _tell_drops(self) -> None:
-        # Protocol 0.1 has no place for a count, so a stock host is told in its log.
-        self._dropped_told = self._dropped
-        text = (
-            f"asyncpipes: {self._dropped} log or stream records were dropped so far, because"
-            f" {self._max_bytes} bytes were waiting for the channel"
-        )
-        self._append(encode_log_head(text, "WARNING"))
-
-    def _wake_thread(self) -> None:
-        if self._idle:
-            self._idle = False
-            self._wake.release()
-
-    def _append_late(self) -> None:
-        while self._late:
-            head = self._late.pop(0)
-            if not self._closing:
-                self._append(head)
-
-    # Accepting, one step each.
-
-    def _try_put(self, head: bytes, kind: Kind) -> bool:
-        # A _Section written out: this is the path of every message.
+    def _append(self, head: bytes, limit: float, told: Callable[[], None] | None = None) -> bool:
+        """Accept a line, unless the outbox is closed or holds more than ``limit`` bytes."""
         with self._lock:
-            if self._depth:
-                self._late.append(head)
-                return True
-            self._depth = 1
-            try:
-                if self._closing:
-                    return False
-                if self._bytes <= self._max_bytes:
-                    self._append(head)
-                    return True
-                if kind is Kind.CAPTURE or (kind is Kind.RECORD and not self._may_block()):
-                    self._dropped += 1
+            line = (head, time(), told)
+            if self._bytes_in - self._bytes_out > limit and self._failure is None:
                 return False
-            finally:
-                if self._late:
-                    self._append_late()
-                self._depth = 0
+            # No call and no allocation between these two, so that not even a handler of
+            # this thread, which may call close(), comes between them.
+            if self._last is not None:
+                return False
+            self._lines.append(line)
+            self._bytes_in += len(head) + self._tail_bytes
+            if self._idle:
+                self._idle = False
+                self._wake.put(None)
+            return True
 
     def _put_above_limit(self, head: bytes) -> bool:
-        with self._section:
-            if self._bytes > 2 * self._max_bytes:
-                raise BufferFullError(
-                    f"{self._bytes} bytes wait for the channel and the limit is"
-                    f" {self._max_bytes}: await what report_custom_message() returns, so that the"
-                    " script waits for the channel, or raise max_buffered_bytes"
-                )
-            if not self._closing:
-                self._append(head)
-            return not self._closing
+        if self._append(head, 2 * self._max_bytes):
+            return True
+        if self._last is not None:
+            return False
+        raise BufferFullError(
+            f"{self._bytes_in - self._bytes_out} bytes wait for the channel and the limit is"
+            f" {self._max_bytes}: await what report_custom_message() returns, so that the"
+            " script waits for the channel, or raise max_buffered_bytes"
+        )
 
     def _put_result(self, head: bytes) -> bool:
-        inline = self._writer.guarantees.immediate and self._writing != get_ident()
-        with self._section:
-            if self._depth > 1:
-                self._late.append(head)
-                return True
-            if self._closing:
-                return False
-            self._append(head)
-            number = self._accepted
-            self._wanted += inline
-        if inline:
-            fault = self._drain(number)
-            with self._section:
-                self._wanted -= 1
-                if fault is not None:
-                    self._wake_thread()  # trying again is the thread's work
+        if not self._writer.guarantees.immediate or self._is_writer():
+            return self._append(head, float("inf"))
+        # Not an Event: a handler that waits as well might find its lock held by this wait.
+        written: SimpleQueue[None] = SimpleQueue()
+        if not self._append(head, float("inf"), partial(written.put, None)):
+            return False
+        self._rouse()
+        if not self._thread.is_alive():  # as in a fork, where nobody else would write it
+            while written.empty() and self._write_batch() is None:
+                pass
+        elif self._failure is None and not self._faulty:  # trying again is the thread's work
+            written.get()
         return True
 
     def _may_block(self) -> bool:
-        return asyncio._get_running_loop() is None and self._writing != get_ident()
+        return asyncio._get_running_loop() is None and not self._is_writer()
+
+    def _is_writer(self) -> bool:
+        return get_ident() in (self._thread.ident, self._writing)
+
+    def _has_room(self) -> bool:
+        return (
+            self._bytes_in - self._bytes_out <= self._max_bytes // 2
+            or self._failure is not None
+            or self._last is not None
+        )
+
+    def _rouse(self) -> None:
+        """Wake the thread even if a put() that was interrupted has not."""
+        if self._wake.empty():
+            self._wake.put(None)
 
     # Writing.
 
     def _run(self) -> None:
         retry = Retry()
         while True:
-            with self._section:
-                busy = self._bytes > 0
-                if not busy and self._closing:
-                    break
-                self._idle = not busy
-            if not busy:
-                self._wake.acquire()
-            fault = self._drain(0)
+            fault = self._write_batch()
             if fault is None:
                 retry.succeeded()
             elif not retry.wait():
                 self._fail(fault)
-            if self._wanted:
-                time.sleep(_GIVE_WAY)
-        with self._write_lock:  # an inline write may still be under way
+            if self._batch or self._lines:
+                continue
+            if self._ending:
+                break
+            self._idle = True
+            # What is accepted from here on wakes the thread; this came before.
+            if not self._lines and self._last is None:
+                self._wake.get()
+            self._idle = False
+        with self._write_lock:
             try:
                 self._writer.close()
             except Exception as error:  # a user's own writer may raise anything
                 self._fail(_mapped("closing the channel failed", error))
         self._closed = True
+        tell(self._lines.copy())  # marks that came too late to be taken out
         self._on_closed()
 
-    def _drain(self, target: int) -> ChannelError | None:
-        """Write a batch, and more until message number ``target`` is through.
-
-        Returns a transient fault, if one came.
-        """
+    def _write_batch(self) -> ChannelError | None:
+        """Write what waits, as far as a batch holds it; return a transient fault, if one came."""
         with self._write_lock:
+            if self._writing:
+                return None  # called from inside, by a report of the writer's
             self._writing = get_ident()
             try:
-                while self._failure is None and (self._joined or self._take_batch()):
-                    try:
-                        self._writer.write(self._joined)
-                    except ChannelError as error:
-                        if error.transient:
-                            return error
-                        self._fail(error)
-                    except Exception as error:  # a user's own writer may raise anything
-                        self._fail(_mapped("the message writer failed", error))
-                    self._batch_done()
-                    if self._delivered >= target:
-                        break
+                if not self._batch:
+                    self._take_batch()
+                if self._joined and self._failure is None:
+                    self._writer.write(self._joined)
+                self._faulty = False
+            except ChannelError as error:
+                if error.transient and self._failure is None:
+                    self._faulty = True
+                    self._tell_callers()
+                    return error
+                self._fail(error)
+            except Exception as error:  # a user's own writer may raise anything
+                self._fail(_mapped("the message writer failed", error))
             finally:
                 self._writing = 0
+            self._batch_done()
         return None
 
-    def _take_batch(self) -> bool:
-        with self._section:
-            self._batch += self._lines
-            self._lines = []
-        size = count = 0
-        for line in self._batch:
-            size += len(line)
-            if count and size > self._writer.batch_bytes:
+    def _take_batch(self) -> None:
+        """Take out what one write carries, and give it numbers."""
+        last = self._last  # before the lines: once it is there, they grow no more
+        lines, batch, size = self._lines, self._batch, 0
+        tail, most = self._tail_bytes, self._writer.batch_bytes
+        while lines:
+            head = lines[0][0]
+            more = size + len(head) + tail if head else size
+            if more > most and batch:
                 break
-            count += 1
-        self._joined, self._joined_count = b"".join(self._batch[:count]), count
-        del self._batch[:count]
-        return count > 0
+            size = more
+            batch.append(lines.popleft())
+        else:
+            if last is not None and not self._ending:
+                self._ending = True
+                batch.append(last)
+        self._batch_size = size
+        self._joined = self._finisher.finish(batch, self._dropped)
 
     def _batch_done(self) -> None:
         """Account for a batch: delivered, or gone with a channel that failed."""
-        with self._section:
-            joined, self._joined = self._joined, b""
-            if self._failure is not None:
-                self._batch.clear()
-                return
-            self._bytes -= len(joined)
-            self._delivered += self._joined_count
-            done = self._delivered
-            ready: list[Callable[[], None]] = []
-            if self._room_waiters and self._bytes <= self._max_bytes // 2:
-                ready, self._room_waiters = self._room_waiters, []
-            if self._flush_waiters:
-                ready += [call for target, call in self._flush_waiters if target <= done]
-                self._flush_waiters = [w for w in self._flush_waiters if w[0] > done]
-        for callback in ready:
-            callback()
+        batch, self._batch, self._joined = self._batch, [], b""
+        if self._failure is not None:
+            self._lost += count_reported(batch)
+        self._bytes_out += self._batch_size
+        tell(batch)
+        if self._room_waiters and self._has_room():
+            self._tell_room(forget=True)
 
-    def _fail(self, error: ChannelError, *, tell: bool = True) -> None:
-        with self._section:
-            if self._failure is not None:
-                return
-            self._failure = error
-            self._lines, self._bytes = [], 0
-            ready = [*self._room_waiters, *(call for _, call in self._flush_waiters)]
-            self._room_waiters, self._flush_waiters = [], []
-        if tell:
+    def _fail(self, error: ChannelError, *, silent: bool = False) -> None:
+        if self._failure is not None:
+            return
+        self._failure = error
+        if not silent:
             complain(f"asyncpipes: {error}; nothing more is reported, the script goes on")
-        for callback in ready:
+        tell([*self._batch, *self._lines.copy()])
+        self._tell_room()
+
+    def _tell_callers(self) -> None:
+        """Let go those who wait for their result; a flush goes on waiting."""
+        tell(line for line in [*self._batch, *self._lines.copy()] if line[0])
+
+    def _tell_room(self, *, forget: bool = False) -> None:
+        # Only the thread forgets: elsewhere an exception could come before the call.
+        for callback in self._room_waiters.copy():
             callback()
-
-
-class _Section:
-    """Holds the outbox's lock, and lets no report slip into the middle of a change."""
-
-    __slots__ = ("_outbox",)
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-
-    def __enter__(self) -> None:
-        self._outbox._lock.acquire()
-        self._outbox._depth += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        outbox = self._outbox
-        if outbox._late and outbox._depth == 1:
-            outbox._append_late()
-        outbox._depth -= 1
-        outbox._lock.release()
+            if forget:
+                self._room_waiters.remove(callback)
 
 
 def _mapped(what: str, error: Exception) -> ChannelError:

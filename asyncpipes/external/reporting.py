@@ -259,13 +259,3 @@ def _check_choice(value: Any, choices: tuple[str, ...], method: str, parameter: 
         raise InvalidParameterError(
             f"{method}: `{parameter}` must be {' or '.join(choices)}, got {value!r:.100}"
         )
-
-
-def check_number(
-    value: Any, kinds: type[Any] | tuple[type[Any], ...], least: int, parameter: str
-) -> None:
-    """Refuse what is no such number, or less than ``least``, as a parameter of open_pipes."""
-    if not isinstance(value, kinds) or isinstance(value, bool) or not value >= least:
-        raise InvalidParameterError(
-            f"open_pipes: `{parameter}` must be a number of at least {least}, got {value!r:.100}"
-        )

@@ -15,17 +15,14 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
+from . import lifecycle
+
 #: How long the end of a capture waits for child processes that still hold the pipe,
 #: in seconds, and then for whoever reads the stream. What comes later goes nowhere.
 _LINGER = 1.0
 _READ_BYTES = 65536
 
 Report = Callable[[str, str], None]
-
-# The descriptors that are captured now. A second context that is asked to capture the
-# same stream leaves it to the first: captures that end in any order but the reverse
-# would put back each other's pipes.
-_captured: set[int] = set()
 
 
 class StreamCapture:
@@ -38,7 +35,7 @@ class StreamCapture:
     """
 
     def __init__(self, stream: str, report: Report) -> None:
-        self._stream = stream
+        self.stream = stream
         self._report = report
         self._target = -1  # the descriptor that is replaced
         self._original = -1  # a duplicate of what it was
@@ -48,6 +45,9 @@ class StreamCapture:
 
     def start(self) -> None:
         """Begin. Does nothing where the stream has no descriptor, as in a GUI.
+
+        Nor where another context captures it already: captures that end in any order
+        but the reverse would put back each other's pipes.
 
         Raises:
             OSError: out of descriptors; nothing is changed then.
@@ -59,7 +59,7 @@ class StreamCapture:
             target = file.fileno()
         except (OSError, ValueError):  # replaced by something without one
             return
-        if target in _captured:
+        if not lifecycle.claim_descriptor(target):
             return
         write_end = -1
         try:
@@ -68,7 +68,7 @@ class StreamCapture:
             self._read_end, write_end = os.pipe()
             self._stop_read, self._stop_write = os.pipe()
             self._thread = threading.Thread(
-                target=self._pump, name=f"asyncpipes-{self._stream}", daemon=True
+                target=self._pump, name=f"asyncpipes-{self.stream}", daemon=True
             )
             self._thread.start()
             os.dup2(write_end, target)  # inheritable, so child processes are captured too
@@ -78,12 +78,12 @@ class StreamCapture:
                 self._thread.join()
             self._thread = None
             self._close()
+            lifecycle.release_descriptor(target)
             raise
         finally:
             if write_end >= 0:
                 os.close(write_end)
         self._target = target
-        _captured.add(target)
 
     def stop(self) -> None:
         """Put the stream back and report what is left. Idempotent.
@@ -102,8 +102,10 @@ class StreamCapture:
             pass  # it keeps what it could not write, and the interpreter's exit will tell
         # This closes our own write end: unless child processes hold it too, the
         # pipe ends here.
-        os.dup2(self._original, self._target)
-        _captured.discard(self._target)
+        try:
+            os.dup2(self._original, self._target)
+        finally:
+            lifecycle.release_descriptor(self._target)
         thread.join(_LINGER)
         os.write(self._stop_write, b"x")
         thread.join(_LINGER)
@@ -118,7 +120,7 @@ class StreamCapture:
 
     def _file(self) -> TextIO | None:
         # The interpreter's own streams: sys.stdout may be anything by now.
-        return sys.__stdout__ if self._stream == "stdout" else sys.__stderr__
+        return sys.__stdout__ if self.stream == "stdout" else sys.__stderr__
 
     def _pump(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -138,9 +140,9 @@ class StreamCapture:
                     break
                 self._pass_on(data)
                 if text := decoder.decode(data):
-                    self._report(self._stream, text)
+                    self._report(self.stream, text)
         if text := decoder.decode(b"", final=True):
-            self._report(self._stream, text)
+            self._report(self.stream, text)
 
     def _pass_on(self, data: bytes) -> None:
         view = memoryview(data)

@@ -16,26 +16,35 @@ from ..protocol.codec import loads
 from .loaders import default_writer
 
 if TYPE_CHECKING:
-    from .context import PipesContext
+    from .connection import PipesContext
+
+
+def check_writer(given: object) -> None:
+    """Refuse what is no message writer, neither ours nor of ``dagster_pipes``.
+
+    Raises:
+        InvalidParameterError: ``given`` is something else.
+    """
+    if given is None or isinstance(given, ChannelWriter):
+        return
+    if isinstance(given, type) or not (
+        hasattr(given, "open") and hasattr(given, "get_opened_payload")
+    ):
+        raise InvalidParameterError(
+            "open_pipes: `message_writer` must be a ChannelWriter or a message writer of"
+            f" dagster_pipes, got {type(given).__name__}"
+        )
 
 
 def make_writer(given: Any, params: Mapping[str, Any]) -> ChannelWriter:
     """The channel's end that the caller gave, or the one that the host asks for.
 
     Raises:
-        InvalidParameterError: ``given`` is no message writer.
         BootstrapEncodingError: the host asks for a channel that is not known.
     """
     if given is None:
         return default_writer(params)
-    if isinstance(given, ChannelWriter):
-        return given
-    if hasattr(given, "open") and hasattr(given, "get_opened_payload"):
-        return StockWriter(given, params)
-    raise InvalidParameterError(
-        "open_pipes: `message_writer` must be a ChannelWriter or a message writer of dagster_pipes,"
-        f" got {type(given).__name__}"
-    )
+    return given if isinstance(given, ChannelWriter) else StockWriter(given, params)
 
 
 def register_stock(context: PipesContext) -> Callable[[], None]:
@@ -51,13 +60,24 @@ def register_stock(context: PipesContext) -> Callable[[], None]:
             "open_pipes: register_stock=True needs the package dagster-pipes, which is not"
             " installed here"
         ) from error
-    before = Stock._instance
+    context.replaced_stock = Stock._instance
     Stock.set(context)  # type: ignore[arg-type]  # the same methods, no common class
 
     def restore() -> None:
-        Stock._instance = before
+        # Contexts that overlap may be left in any order, and somebody else may have
+        # taken the place meanwhile.
+        current: object = Stock._instance
+        if current is context:
+            Stock._instance = _still_open(context.replaced_stock)
 
     return restore
+
+
+def _still_open(before: Any) -> Any:
+    """``before``, or what it had taken the place of if it is closed by now."""
+    while getattr(before, "is_closed", False) is True:
+        before = getattr(before, "replaced_stock", None)
+    return before
 
 
 class StockWriter(ChannelWriter):

@@ -7,10 +7,12 @@ it; a caller turns that into blocking, or into a future while the loop goes on.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from .outbox import Outbox
@@ -23,8 +25,8 @@ _FIRST_RETRY = 0.05
 _LONGEST_RETRY = 1.0
 
 #: The loop's thread gives way at an ``await`` after this long without having done so,
-#: in seconds: half of what DESIGN allows between two checkpoints, since the caller
-#: spends as much again between its awaits.
+#: in seconds: half of the 2 ms that may lie between two turns of the loop, since the
+#: caller spends as much again between its awaits.
 _YIELD_AFTER = 0.001
 
 T = TypeVar("T")
@@ -73,32 +75,83 @@ async def uncancelled(
     """Wait for ``future`` whatever cancellation comes; return the cancellation, if one did."""
     deadline = None if timeout is None else time.monotonic() + timeout
     cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            break
-        try:
-            await asyncio.wait([future], timeout=left)
-        except asyncio.CancelledError as error:
-            cancelled = error
+    with _anyio_shield():
+        while not future.done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            try:
+                await asyncio.wait([future], timeout=left)
+            except asyncio.CancelledError as error:
+                cancelled = error
     return cancelled
 
 
+def _anyio_shield() -> AbstractContextManager[object]:
+    """Keep off the cancel scopes of a script that uses anyio.
+
+    They cancel a task again at every turn of the loop: waiting would be spinning.
+    """
+    anyio: Any = sys.modules.get("anyio")  # the external side itself does without it
+    # An import that is under way has put an empty module there.
+    scope = getattr(anyio, "CancelScope", None)
+    return nullcontext() if scope is None else scope(shield=True)
+
+
+def in_own_thread(function: Callable[[], None]) -> Subscribe:
+    """Run ``function``, which must not raise, in a new thread: the loop's may all be busy."""
+
+    def subscribe(done: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                function()
+            finally:
+                done()
+
+        try:
+            threading.Thread(target=run, name="asyncpipes-close", daemon=True).start()
+        except RuntimeError:  # the interpreter is shutting down, or the system has no more
+            run()
+
+    return subscribe
+
+
 async def in_thread(function: Callable[[], None]) -> asyncio.CancelledError | None:
-    """Run ``function`` in a worker thread to its end; return a cancellation that came."""
+    """Run ``function`` in a worker thread to its end; return a cancellation that came.
+
+    Where ``function`` raises, that goes on, and the cancellation is asked for anew.
+    """
     future = asyncio.get_running_loop().run_in_executor(None, function)
     cancelled = await uncancelled(future)
-    future.result()
+    error = future.exception()
+    if error is not None:
+        if cancelled is not None:
+            cancel_again(cancelled)
+        raise error
     return cancelled
 
 
 def cancel_again(cancelled: asyncio.CancelledError) -> None:
-    """Ask anew for a cancellation that was held back: it comes at the task's next await."""
+    """Ask anew for a cancellation that was held back: it comes at the task's next await.
+
+    Not for one of an anyio scope, which asks by itself, for as long as the task is in
+    the scope: nobody would own a request that came after that.
+    """
+    if _is_of_anyio(cancelled):
+        return
     task = asyncio.current_task()
     assert task is not None, "only a task is cancelled"
     if hasattr(task, "uncancel"):  # Python 3.11: the request is counted already
         task.uncancel()
     task.cancel(*cancelled.args)
+
+
+def _is_of_anyio(cancelled: asyncio.CancelledError) -> bool:
+    # anyio knows its own by the message too: "by" up to 4.8 at least, later "via".
+    message = cancelled.args[0] if cancelled.args else None
+    return isinstance(message, str) and message.startswith(
+        ("Cancelled by cancel scope ", "Cancelled via cancel scope ")
+    )
 
 
 class Room:

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import aiofiles
-from anyio import CancelScope, to_thread
-
+from ..channels.finishing import to_its_end
 from ..errors import PipesError
 from ..protocol.bootstrap import encode_param
 from ..protocol.codec import dumps
@@ -42,16 +40,31 @@ class ContextInjector(ABC):
 class InjectedContext:
     """The params that lead a script to its context, and the file to remove, if any."""
 
-    def __init__(self, params: Mapping[str, Any], path: str | None = None) -> None:
-        self.params = params
-        self._path = path
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params = {} if params is None else params
+        self._path: str | None = None
+
+    def write(self, content: bytes) -> None:
+        """Put ``content`` into a file of its own, and lead there. Blocks.
+
+        Raises:
+            PipesError: the file cannot be written; :meth:`aclose` removes it all the same.
+        """
+        self._path = path = _create()
+        self.params = {"path": path}
+        try:
+            Path(path).write_bytes(content)
+        except OSError as error:
+            raise PipesError(
+                f"cannot write the context file {path}: {error.strerror}. Make room, or choose"
+                " another temporary directory with TMPDIR"
+            ) from error
 
     async def aclose(self) -> None:
         """Remove the file. Idempotent."""
         path, self._path = self._path, None
         if path is not None:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(_remove, path)
+            await to_its_end(_remove, path)
 
 
 class EnvContextInjector(ContextInjector):
@@ -66,18 +79,12 @@ class TempFileContextInjector(ContextInjector):
 
     async def inject(self, data: ContextData) -> InjectedContext:
         content = dumps(data.to_wire(), where="context")
-        with CancelScope(shield=True):  # or nobody would know of the file
-            path = await to_thread.run_sync(_create)
-            injected = InjectedContext({"path": path}, path)
-            try:
-                async with aiofiles.open(path, "wb") as file:
-                    await file.write(content)
-            except OSError as error:
-                await injected.aclose()
-                raise PipesError(
-                    f"cannot write the context file {path}: {error.strerror}. Make room, or choose"
-                    " another temporary directory with TMPDIR"
-                ) from error
+        injected = InjectedContext()
+        try:
+            await to_its_end(injected.write, content)
+        except BaseException:
+            await injected.aclose()
+            raise
         return injected
 
 

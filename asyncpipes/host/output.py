@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import codecs
 import os
+import queue
 import select
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import IO
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, to_thread
+
+from ..protocol.events import Stream
 
 #: What is read at once from a pipe: as much as a Linux pipe holds by default.
 _READ_BYTES = 65536
@@ -75,51 +79,111 @@ class OutputPipe:
 Sink = Callable[[bytes], Awaitable[None]]
 
 
-async def drain(
-    pipe: OutputPipe,
-    sinks: Sequence[Sink],
-    exited: Callable[[], Awaitable[object]],
-    linger: float,
-) -> None:
+async def drain(pipe: OutputPipe, sinks: Sequence[Sink], reading: CancelScope) -> None:
     """Hand all output to ``sinks`` until the pipe ends; close it then.
 
-    Once ``exited`` has returned, other processes that still hold the pipe have
-    ``linger`` seconds; after that only what is there already is taken.
+    Other processes may hold it after the one has ended: once ``reading`` is cancelled
+    only what is there already is taken. Sinks must be quick by then, or give up.
     """
     try:
-        with CancelScope() as scope:
-
-            async def give_up() -> None:
-                await exited()
-                await asyncio.sleep(linger)
-                scope.cancel()
-
-            async with anyio.create_task_group() as group:
-                group.start_soon(give_up)
-                while data := await pipe.read():
-                    with CancelScope(shield=True):  # what was read must not be lost
-                        for sink in sinks:
-                            await sink(data)
-                group.cancel_scope.cancel()
-        if scope.cancelled_caught and _POSIX:
-            with CancelScope(shield=True):
-                # Whoever goes on writing may never stop, so there is a bound.
-                for _ in range(_LAST_READS):
-                    if not (rest := pipe.read_available()):
-                        break
+        with reading:
+            while data := await pipe.read():
+                with CancelScope(shield=True):  # what was read must not be lost
                     for sink in sinks:
-                        await sink(rest)
+                        await sink(data)
+        if reading.cancelled_caught and _POSIX:
+            rest = b""
+            # Whoever goes on writing may never stop, so there is a bound.
+            for _ in range(_LAST_READS):
+                if not (data := pipe.read_available() or b""):
+                    break
+                rest += data
+            with CancelScope(shield=True):
+                for sink in sinks:
+                    await sink(rest)
     finally:
         pipe.close()
 
 
-class Forward:
-    """Copies output to the host's own stdout or stderr, whole lines at a time."""
+class ExpendableThread:
+    """Runs one call after another in a thread that the interpreter does not wait for.
 
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
+    A write to a pipe that nobody reads never returns, and no thread can be ended from
+    outside: were it one of a pool, the program could not exit.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, call: Callable[[], None]) -> None:
+        """Run it; cancelling that leaves the call to itself."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def report(error: BaseException | None) -> None:
+            if done.done():
+                return  # cancelled: nobody waits
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                call()
+            except BaseException as raised:
+                error = raised
+            try:
+                loop.call_soon_threadsafe(report, error)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._thread.start()
+        self._calls.put(run)
+        await done
+
+    def close(self) -> None:
+        """Let the thread end after what it has to do. Idempotent."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while call := self._calls.get():
+            call()
+
+
+class Forward:
+    """Copies output to the host's own stdout or stderr, whole lines at a time.
+
+    Where nobody reads that, it waits, and so does the script, as if it wrote there
+    itself; from :meth:`limit` on no write may take longer than ``patience`` seconds.
+
+    Attributes:
+        gave_up: one did; nothing is forwarded any more.
+    """
+
+    def __init__(self, stream: Stream, patience: float) -> None:
+        self.stream = stream
+        self.gave_up = False
+        self._patience = patience
+        self._is_limited = False
+        self._writing: CancelScope | None = None
         self._held = b""
-        self._limiter = CapacityLimiter(1)
+        self._thread = ExpendableThread(f"asyncpipes {stream}")
+
+    def limit(self) -> None:
+        """The process has ended, or is being ended: have no more than ``patience``."""
+        self._is_limited = True
+        if self._writing is not None:
+            self._writing.deadline = anyio.current_time() + self._patience
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._thread.close()
 
     async def __call__(self, data: bytes) -> None:
         data = self._held + data
@@ -137,15 +201,22 @@ class Forward:
             await self._write(held)
 
     async def _write(self, data: bytes) -> None:
-        # In a thread: the terminal or pipe behind our stdout may be slow.
-        await to_thread.run_sync(self._write_blocking, data, limiter=self._limiter)
+        if self.gave_up:
+            return
+        with CancelScope(shield=True) as self._writing:
+            if self._is_limited:
+                self._writing.deadline = anyio.current_time() + self._patience
+            # The terminal or pipe behind our stdout may be slow, or stall.
+            await self._thread.run(lambda: self._write_blocking(data))
+        self.gave_up = self._writing.cancelled_caught
+        self._writing = None
 
     def _write_blocking(self, data: bytes) -> None:
-        target: IO[str] | None = getattr(sys, self._stream)
+        target: IO[str] | None = getattr(sys, self.stream)
         if target is None:
             return  # a host without standard streams
         try:
-            if target is getattr(sys, f"__{self._stream}__"):
+            if target is getattr(sys, f"__{self.stream}__"):
                 # Past Python's text layer, which is not made for two threads, as if the
                 # script had the stream itself: bytes as they are, whatever the encoding.
                 _write_all(target.fileno(), data)
@@ -179,8 +250,9 @@ class Capture:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     async def __call__(self, data: bytes) -> None:
-        if text := self._decoder.decode(data):
-            self._take(text)
+        for start in range(0, len(data), _READ_BYTES):
+            if text := self._decoder.decode(data[start : start + _READ_BYTES]):
+                self._take(text)
 
     def finish(self) -> None:
         """Hand on what may be left of a character."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from anyio import CancelScope, move_on_after
+from anyio import move_on_after
 from anyio.abc import TaskGroup
 
+from ..channels.finishing import outlast
 from ..errors import ClosedError, InvalidParameterError, NotOpenError, UsageError
 from ..protocol import bootstrap
 from ..protocol.bootstrap import Bootstrap
@@ -53,6 +54,10 @@ class PipesSession:
         Asking for it, :attr:`env` or :attr:`cli_arguments` tells the session that
         somebody else launches the script. It then ends when all that opened have
         closed, when :meth:`finish` is called, or when ``open_timeout`` passes.
+
+        Raises:
+            NotOpenError, ClosedError: the session is not open yet, or has ended: what a
+                script would report now, nobody would read.
         """
         return bootstrap.to_environment(self._hand_out("bootstrap"))
 
@@ -206,8 +211,7 @@ class PipesSession:
         runner, _ = self._open("launch")
         if runner.launching:
             raise UsageError("this session has launched a process: open a session for each")
-        if runner.reading_over:
-            raise ClosedError("launch: the session has ended already; open another one")
+        _check_reading("launch", runner)
         check_command(command, env)
         assert runner.bootstrap is not None, "made before the session counts as open"
         variables = {**os.environ, **(env or {}), **bootstrap.to_environment(runner.bootstrap)}
@@ -242,7 +246,8 @@ class PipesSession:
 
         Args:
             timeout: seconds after which the process group is ended; the outcome then
-                is ``timed_out``.
+                is ``timed_out``. If the process has ended by then, what is left to read
+                and to deliver has ``drain_timeout``, and the run is not ``timed_out``.
 
         Returns:
             Whether it ended by itself. Cancelling it changes nothing.
@@ -255,6 +260,10 @@ class PipesSession:
             await runner.drained.wait()
             return True
         assert timeout is not None, "or there was nothing to move on after"
+        if runner.reading_over:
+            runner.limit_delivery()
+            await runner.drained.wait()
+            return True
         runner.stop(timed_out=f"the run took longer than its timeout of {timeout:g} seconds")
         await runner.drained.wait()
         return False
@@ -302,15 +311,11 @@ class PipesSession:
     async def _join(self) -> None:
         """Wait for the runner whatever cancellation comes: it is on its way to the end."""
         assert self._task is not None, "entered"
-        with CancelScope(shield=True):  # against anyio's cancellation, which repeats itself
-            while not self._task.done():
-                try:
-                    await asyncio.wait([self._task])
-                except asyncio.CancelledError:
-                    continue  # asyncio's own; the caller is raising something already
+        await outlast(self._task)  # a cancellation goes by: the caller is raising already
 
     def _hand_out(self, what: str) -> Bootstrap:
         runner, _ = self._open(what)
+        _check_reading(what, runner)
         runner.handed_out = True
         assert runner.bootstrap is not None, "made before the session counts as open"
         return runner.bootstrap
@@ -325,3 +330,11 @@ class PipesSession:
         if runner.phase is Phase.OVER:
             raise ClosedError(f"{what}: the session is over; open another one")
         return runner, runner.group
+
+
+def _check_reading(what: str, runner: SessionRunner) -> None:
+    if runner.reading_over:
+        raise ClosedError(
+            f"{what}: the session has ended already, and nobody would read what a script reports;"
+            " open another one"
+        )

@@ -131,7 +131,7 @@ class SessionRunner:
         else:
             self._end_reading()
         if self.reading_over:
-            self._limit_delivery()
+            self.limit_delivery()
 
     @property
     def launching(self) -> bool:
@@ -237,34 +237,51 @@ class SessionRunner:
             with CancelScope() as self._read_scope:
                 data = await reader.read()
             await self._take(data)
-            if not self.launching and self._protocol.state.closed:
-                await self._read_to_end(reader)
-                if self._protocol.state.closed:
-                    return  # somebody else's scripts, and all that opened have closed
+            if self._all_others_have_closed:
+                await self._read_backlog(reader)
+                # Asked anew, since a script may have come meanwhile. From here on none
+                # can: who asks for a launch or the bootstrap is refused.
+                if self._all_others_have_closed:
+                    self.reading_over = True
 
     async def _drain(self, reader: ChannelReader) -> None:
         """Read what is there, and wait a while for writers that have not closed."""
-        await self._read_to_end(reader)
+        await self._read_backlog(reader)
         deadline = anyio.current_time() + self._settings.drain_timeout
-        while self._protocol.state.open_writers and not self._is_ended_by_us():
-            left = deadline - anyio.current_time()
-            if left <= 0:
-                break
+        while not self._is_ended_by_us() and (left := deadline - anyio.current_time()) > 0:
             data = b""
-            with move_on_after(left):  # around the read alone: what it returns must be taken
-                data = await reader.read()
+            if self._protocol.state.open_writers:
+                with move_on_after(left):  # around the read alone: its data must be taken
+                    data = await reader.read()
+            elif not (data := await reader.read_available()):
+                break
             await self._take(data)
-        await self._read_to_end(reader)
+        await self._read_backlog(reader)
+        if data := await reader.read_available():
+            await self._take(data)
+            self._failures.append("others were still writing to the channel when reading ended")
         await self._publish(*self._protocol.receive_end(time.time()))
+
+    @property
+    def _all_others_have_closed(self) -> bool:
+        """Whether scripts that somebody else launched have come, and have all closed."""
+        return not self.launching and self._protocol.state.closed
 
     def _is_ended_by_us(self) -> bool:
         """Whether we ended the process group: then nobody is left to wait for."""
         process = self._supervisor.process if self._supervisor is not None else None
         return self._stopping and process is not None and not process.group_is_alive()
 
-    async def _read_to_end(self, reader: ChannelReader) -> None:
-        while data := await reader.read_available():
+    async def _read_backlog(self, reader: ChannelReader) -> None:
+        """Read all that is there now, however long it takes; no more than that.
+
+        To read on to the end would never return where somebody keeps writing.
+        """
+        left = await reader.backlog()
+        while (left is None or left > 0) and (data := await reader.read_available()):
             await self._take(data)
+            if left is not None:
+                left -= len(data)
 
     async def _take(self, data: bytes) -> None:
         received_at = time.time()
@@ -301,12 +318,12 @@ class SessionRunner:
         if self._read_scope is not None:
             self._read_scope.cancel()
         if self._stopping:
-            self._limit_delivery()
+            self.limit_delivery()
 
     # The end.
 
-    def _limit_delivery(self) -> None:
-        """The run was stopped: subscribers have only so long to take what is read."""
+    def limit_delivery(self) -> None:
+        """Time is up: subscribers have only so long to take what is read."""
         if self._cutter is None:
             self._cutter = asyncio.get_running_loop().call_later(
                 self._settings.drain_timeout, self.hub.cut_off
@@ -346,6 +363,7 @@ class SessionRunner:
             code = supervisor.process.returncode if supervisor.process is not None else None
             if supervisor.failure is not None:
                 failures.append(str(supervisor.failure))
+            failures += [f"not all of {stream} was forwarded" for stream in supervisor.unforwarded]
             if supervisor.survivors and not self._stopping:
                 pids = ", ".join(map(str, supervisor.survivors))
                 failures.append(f"the process ended and left others of its group running: {pids}")

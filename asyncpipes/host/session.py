@@ -15,6 +15,7 @@ from .pipes_session import PipesSession
 from .process import Command
 from .result import RunResult
 from .settings import Collect, ForwardStdio, Settings, check_seconds
+from .subscribers import Subscriber
 from .subscription import Callback
 
 __all__ = ["PipesSession", "open_pipes_session", "run"]
@@ -61,10 +62,12 @@ def open_pipes_session(
             custom messages), ``"all"`` events, or ``"none"``.
         drain_timeout: seconds to wait, after the process has ended, for writers that
             have not closed, for processes that still hold its stdout, and for the rest
-            of its group; also what subscribers have left once a stopped run has ended.
+            of its group; also what subscribers have left once a stopped run has ended,
+            and what this process's stdout may take for the rest of the forwarded output.
         open_timeout: seconds from here within which a script must open its context; None
             to wait as long as the process runs, or for ever without one.
-        forward_stdio: True copies the process's stdout and stderr to this process's,
+        forward_stdio: True copies the process's stdout and stderr to this process's (and
+            waits for who reads that, as the script itself would; see ``drain_timeout``),
             False drops them, ``"events"`` makes them ``ExternalStreamEvent``,
             ``"both"`` does both.
         grace: seconds between SIGINT, SIGTERM and SIGKILL when the process must be ended.
@@ -104,7 +107,7 @@ def open_pipes_session(
 async def run(
     command: Command,
     *,
-    subscribers: Sequence[Callback | tuple[Any, ...]] = (),
+    subscribers: Sequence[Callback | tuple[Any, ...] | Subscriber] = (),
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
@@ -115,11 +118,13 @@ async def run(
 
     Args:
         command: program and arguments; a single text is run by the shell.
-        subscribers: callbacks for every event, or tuples ``(callback, LogEvent, ...)``
-            of a callback and the types it wants.
+        subscribers: callbacks for every event, tuples ``(callback, LogEvent, ...)`` of a
+            callback and the types it wants, or ``Subscriber(callback, LogEvent, ...,
+            in_thread=True)`` with options.
         env: variables on top of this process's environment.
         cwd: the script's working directory.
-        timeout: seconds after which the process group is ended; None for no limit.
+        timeout: seconds after which the process group is ended; None for no limit. If
+            the process has ended by then, what is left to read has ``drain_timeout``.
         grace: seconds between SIGINT, SIGTERM and SIGKILL when it must be ended.
         session_options: those of :func:`open_pipes_session`, with the fields of the
             context among them.
@@ -136,7 +141,9 @@ async def run(
     session = open_pipes_session(grace=grace, **session_options)
     async with session:
         for subscriber in subscribers:
-            if isinstance(subscriber, tuple):
+            if isinstance(subscriber, Subscriber):
+                session.subscribe(subscriber.callback, *subscriber.types, **subscriber.options)
+            elif isinstance(subscriber, tuple):
                 session.subscribe(*subscriber)
             else:
                 session.subscribe(subscriber)

@@ -1,6 +1,7 @@
-"""Ready subscribers: to a logger, to a list, to JSON lines.
+"""Subscribers: with options for :func:`run`, and ready ones.
 
-Each returns a callback for ``PipesSession.subscribe`` or ``run(subscribers=...)``.
+The ready ones, to a logger, to a list, to JSON lines, return a callback for
+``PipesSession.subscribe`` or ``run(subscribers=...)``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from ..protocol.codec import dumps
@@ -19,6 +20,7 @@ from ..protocol.events import (
     Event,
     ExternalStreamEvent,
     GapEvent,
+    Level,
     LogEvent,
     MalformedEvent,
     MaterializationEvent,
@@ -26,6 +28,7 @@ from ..protocol.events import (
 )
 from ..protocol.exceptions import PipesException
 from ..protocol.metadata import MetadataValue
+from .subscription import DEFAULT_MAX_EVENTS, Callback, Overflow
 
 #: The ``event`` key of a JSON line.
 EVENT_NAMES: dict[type[Event], str] = {
@@ -39,6 +42,47 @@ EVENT_NAMES: dict[type[Event], str] = {
     MalformedEvent: "malformed",
     GapEvent: "gap",
 }
+
+
+@dataclass(frozen=True, init=False)
+class Subscriber:
+    """A callback with the options of ``PipesSession.subscribe``, for ``run(subscribers=...)``.
+
+    ``Subscriber(store, MaterializationEvent, in_thread=True)``. The options are checked
+    when it is subscribed.
+    """
+
+    callback: Callback
+    types: tuple[type[Event], ...]
+    min_level: Level | None
+    overflow: Overflow
+    max_events: int
+    in_thread: bool
+
+    def __init__(
+        self,
+        callback: Callback,
+        *types: type[Event],
+        min_level: Level | None = None,
+        overflow: Overflow = "wait",
+        max_events: int = DEFAULT_MAX_EVENTS,
+        in_thread: bool = False,
+    ) -> None:
+        given = {
+            "callback": callback,
+            "types": types,
+            "min_level": min_level,
+            "overflow": overflow,
+            "max_events": max_events,
+            "in_thread": in_thread,
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of ``PipesSession.subscribe``."""
+        return {f.name: getattr(self, f.name) for f in fields(self)[2:]}
 
 
 class BinaryWriter(Protocol):

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from anyio import create_task_group, move_on_after
+from anyio import CancelScope, create_task_group, current_time, move_on_after
 from anyio.abc import TaskGroup
 
 from ..errors import ClosedError, LaunchError
@@ -29,6 +29,7 @@ class Supervisor:
         process: it, once it runs.
         failure: why it could not be started.
         survivors: members of its group that went on for ``drain_timeout`` after it ended.
+        unforwarded: which of our own streams did not take all of its output.
         over: it has ended, its output is read, and its group is gone or given up.
     """
 
@@ -46,10 +47,15 @@ class Supervisor:
         self._tail = Tail()
         self._started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
         self._is_ending = False
+        self._forwards: list[Forward] = []
         self.process: PipesProcess | None = None
         self.failure: LaunchError | None = None
         self.survivors: list[int] = []
         self.over = asyncio.Event()
+
+    @property
+    def unforwarded(self) -> list[Stream]:
+        return [forward.stream for forward in self._forwards if forward.gave_up]
 
     @property
     def stderr(self) -> str:
@@ -66,6 +72,7 @@ class Supervisor:
     def end(self) -> None:
         """End the process group, now or as soon as it is there."""
         self._is_ending = True
+        self._limit_forwarding()
         if self.process is not None:
             grace = self._settings.grace
             self._group.start_soon(self.process.end, grace, name="asyncpipes end")
@@ -96,9 +103,13 @@ class Supervisor:
     async def _follow(self, process: PipesProcess, stdout: OutputPipe, stderr: OutputPipe) -> None:
         try:
             async with create_task_group() as outputs:
-                outputs.start_soon(self._pass_output, "stdout", stdout, process)
-                outputs.start_soon(self._pass_output, "stderr", stderr, process)
+                scopes = [CancelScope(), CancelScope()]
+                outputs.start_soon(self._pass_output, "stdout", stdout, scopes[0])
+                outputs.start_soon(self._pass_output, "stderr", stderr, scopes[1])
                 await process.follow()
+                for scope in scopes:  # for others that hold the streams
+                    scope.deadline = current_time() + self._settings.drain_timeout
+                self._limit_forwarding()
                 # Reading the channel to its end need not wait for somebody who holds
                 # the standard streams.
                 self._on_exit()
@@ -111,21 +122,32 @@ class Supervisor:
         finally:
             self.over.set()
 
-    async def _pass_output(self, stream: Stream, pipe: OutputPipe, process: PipesProcess) -> None:
+    def _limit_forwarding(self) -> None:
+        for forward in self._forwards:
+            forward.limit()
+
+    async def _pass_output(self, stream: Stream, pipe: OutputPipe, reading: CancelScope) -> None:
         def take(text: str) -> None:
             self._on_output(
                 ExternalStreamEvent(stream, text, {"source": "host"}, received_at=time.time())
             )
 
         forwarding = self._settings.forward_stdio
-        forward, capture = Forward(stream), Capture(take)
+        forward = Forward(stream, self._settings.drain_timeout)
+        self._forwards.append(forward)
+        if self._is_ending:
+            forward.limit()
+        capture = Capture(take)
         sinks: list[Sink] = []
-        if forwarding in (True, "both"):
-            sinks.append(forward)
         if forwarding in ("events", "both"):
             sinks.append(capture)
         if stream == "stderr":
             sinks.append(self._tail)
-        await drain(pipe, sinks, process.wait, self._settings.drain_timeout)
-        await forward.finish()
+        if forwarding in (True, "both"):
+            sinks.append(forward)  # the last, since it may have to wait
+        try:
+            await drain(pipe, sinks, reading)
+            await forward.finish()
+        finally:
+            forward.close()
         capture.finish()

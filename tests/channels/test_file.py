@@ -389,3 +389,42 @@ def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
     [fd] = open_fds() - before
     assert not os.get_inheritable(fd)
     writer.close()
+
+
+async def test_growth_between_the_empty_read_and_the_wait_wakes_the_reader() -> None:
+    async with opened(FileChannel(watch="inotify")) as reader:
+        real = reader.read_available
+        reads = 0
+
+        async def then_write() -> bytes:
+            nonlocal reads
+            reads += 1
+            data = await real()
+            if reads == 1:
+                path_of(reader).write_bytes(b"x\n")
+                flag = reader._watcher.grown  # type: ignore[attr-defined]
+                await asyncio.wait_for(flag.wait(), PATIENCE)  # the loop has been told
+            return data
+
+        reader.read_available = then_write  # type: ignore[method-assign]  # a writer put in
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b"x\n"
+
+
+async def test_an_idle_reader_does_not_spin() -> None:
+    async with opened(FileChannel(watch="inotify")) as reader:
+        path_of(reader).write_bytes(b"x\n")
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b"x\n"
+        real, reads = reader.read_available, 0
+
+        async def counted() -> bytes:
+            nonlocal reads
+            reads += 1
+            return await real()
+
+        reader.read_available = counted  # type: ignore[method-assign]  # to count them
+        reading = asyncio.create_task(reader.read())
+        await asyncio.wait([reading], timeout=0.2)
+        assert not reading.done()
+        assert reads <= 2
+        path_of(reader).write_bytes(b"x\ny\n")
+        assert await asyncio.wait_for(reading, PATIENCE)

@@ -200,3 +200,31 @@ def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> N
                       cwd=Path(__file__).parents[2])  # fmt: skip
     assert done.returncode == 2
     assert "pip install 'asyncpipes[cli]'" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["timeout", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("output", ["events", "stdout"])
+def test_a_stalled_stdout_does_not_hold_the_command(tmp_path: Path, how: str, output: str) -> None:
+    line = "pipes.log.info('x' * 1000)" if output == "events" else "print('x' * 1000)"
+    script = tmp_path / "talkative.py"
+    script.write_text(
+        "from asyncpipes import open_pipes\nwith open_pipes() as pipes:\n"
+        f"    for _ in range(1000): {line}\n"
+    )
+    timeout = ["--timeout", "1"] if how == "timeout" else []
+    command = [sys.executable, "-m", "asyncpipes", "run", *timeout]
+    command += ["--", sys.executable, str(script)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.read(1)  # it is at work
+            if how != "timeout":
+                process.send_signal(getattr(signal, how))
+            process.wait(timeout=40)
+        finally:
+            process.kill()
+    if how == "timeout" and output == "events":
+        assert process.returncode == 124
+    assert process.returncode != -signal.SIGKILL

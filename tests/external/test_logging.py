@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from asyncpipes import PipesHandler
-from asyncpipes.external.context import PipesContext, open_pipes
+from asyncpipes.external.connection import PipesContext
+from asyncpipes.external.context import open_pipes
 from asyncpipes.external.logging import level_name
 from tests.support import OURS, RecordingWriter, bootstrap, in_thread, logged
 

@@ -71,11 +71,11 @@ def test_a_stock_writer_gets_parsed_messages_one_by_one() -> None:
 def test_a_stock_writer_that_fails_is_a_failed_channel() -> None:
     channel = FakeChannel(ConnectionError("gone"))
     with (
-        pytest.raises(ChannelError, match=r"3 messages were not delivered: .*gone") as caught,
+        pytest.raises(ChannelError, match=r"1 message was not delivered: .*gone") as caught,
         open_pipes(params_loader=bootstrap({}), message_writer=FakeWriter(channel)) as pipes,
     ):
         pipes.report_custom_message(1)
-    assert caught.value.undelivered == 3
+    assert caught.value.undelivered == 1
     assert channel.closed == 1
 
 

@@ -244,3 +244,39 @@ async def test_what_is_asked_too_early_or_too_late_or_wrongly() -> None:
     with pytest.raises(UsageError, match="entered once"):
         async with session:
             pass
+
+
+@pytest.mark.parametrize("what", ["launch", "env", "bootstrap", "cli_arguments"])
+async def test_nothing_new_may_come_once_reading_has_ended_by_itself(what: str) -> None:
+    gate = asyncio.Event()
+
+    async def slow(event: object) -> None:
+        await gate.wait()
+
+    async with open_pipes_session() as session:
+        session.subscribe(slow)  # so that the session is not over yet
+        process = await asyncio.create_subprocess_exec(
+            *raw_child("opened(); closed()"), env=session.env
+        )
+        await process.wait()
+        await session.wait_drained()
+        with pytest.raises(ClosedError, match=r"ended already"):
+            if what == "launch":
+                await session.launch([sys.executable])
+            else:
+                getattr(session, what)
+        gate.set()
+    assert session.outcome.ok
+
+
+async def test_a_launch_right_after_somebody_elses_script_has_closed_is_read() -> None:
+    async with open_pipes_session() as session:
+        first = await asyncio.create_subprocess_exec(
+            *raw_child("opened(); closed()"), env=session.env
+        )
+        while session.health.state != "closed":
+            await asyncio.sleep(0)
+        await session.launch(raw_child("opened(); custom(1); closed()"))
+        await first.wait()
+    assert session.outcome.ok
+    assert len(session.result.custom_messages) == 1

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from asyncpipes import ExternalStreamEvent, open_pipes_session, run
@@ -152,10 +153,7 @@ async def test_output_without_end_leaves_the_loop_its_turns(any_loop: None) -> N
         reads += 1
         assert reads < 10_000, "neither the loop nor the cancellation got a turn"
 
-    async def has_exited() -> None:
-        pass
-
-    await drain(pipe, [count], has_exited, 0)
+    await drain(pipe, [count], anyio.CancelScope(deadline=anyio.current_time()))
 
 
 async def test_a_grandchild_that_holds_stdout_does_not_hold_the_exit(
@@ -280,3 +278,25 @@ async def test_forwarding_to_a_stream_of_text_or_to_none_or_to_a_closed_one(
     assert (await run(child)).outcome.ok
     monkeypatch.setattr(sys, "stdout", None)
     assert (await run(child)).outcome.ok
+
+
+async def test_a_stdout_that_nobody_reads_does_not_hold_the_run(tmp_path: Path) -> None:
+    child = raw_child("opened()\nwhile True: print('x' * 1000)")
+    script = tmp_path / "host.py"
+    script.write_text(
+        "import asyncio, sys\nfrom asyncpipes import run\n"
+        f"result = asyncio.run(run({child!r}, timeout=0.5, strict=False, grace=0.2,"
+        " drain_timeout=0.2))\nprint(*result.outcome.reasons, sep='\\n', file=sys.stderr)\n"
+    )
+    read_end, write_end = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, script, stdout=write_end, stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio_timeout(20):
+            _, stderr = await process.communicate()
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert process.returncode == 0
+    assert b"not all of stdout was forwarded" in stderr

@@ -624,3 +624,67 @@ async def test_what_fails_inside_the_session_ends_it_and_is_in_the_outcome(
             await session.wait_drained()
     assert any("a fault put in" in reason for reason in session.outcome.reasons)
     assert group_members(process.pid) == []
+
+
+async def test_somebody_who_keeps_writing_does_not_hold_the_exit(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    body = f"""
+        opened()
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            while True:
+                log("more")
+        open({str(pid_file)!r}, "w").write(str(pid))
+        closed()
+    """
+    try:
+        async with asyncio_timeout(20):
+            result = await run(raw_child(body), timeout=15, strict=False, collect="none", **QUICK)
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    assert "others were still writing to the channel when reading ended" in result.outcome.reasons
+    assert not result.outcome.timed_out
+
+
+async def test_a_writer_that_outlives_the_process_and_closes_in_time_is_read(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(tmp_path)
+    body = f"""
+        opened()
+        if not os.fork():
+            wait_for({gate.path!r})
+            custom(1)
+            closed()
+            os._exit(0)
+    """
+    async with open_pipes_session(drain_timeout=15) as session:
+        process = await session.launch(raw_child(body))
+        await process.wait()
+        drained = asyncio.ensure_future(session.wait_drained())
+        # Long enough for a session that does not wait to end; one that waits does not care.
+        await asyncio.wait([drained], timeout=0.2)
+        await gate.open()
+        assert await drained
+    assert session.outcome.ok
+    assert len(session.result.custom_messages) == 1
+
+
+def test_a_loop_that_is_shut_down_leaves_no_context_file(temporary: Path) -> None:
+    async def host() -> None:
+        async with open_pipes_session(
+            extras={"x": os.urandom(60_000).hex()}, strict=False, **QUICK
+        ) as session:
+            await session.launch(raw_child("signal.pause()"))
+            await asyncio.Event().wait()
+
+    async def main(turns: int) -> None:
+        task = asyncio.ensure_future(host())
+        for _ in range(turns):
+            await asyncio.sleep(0.0002)  # a step of an unknown length, on the way in
+        assert not task.done()
+
+    for turns in range(16):
+        asyncio.run(main(turns))
+        assert list(temporary.iterdir()) == []

@@ -21,6 +21,7 @@ from asyncpipes import (
     MalformedEvent,
     MaterializationEvent,
     OutcomeError,
+    Subscriber,
     run,
     to_json_lines,
     to_list,
@@ -156,3 +157,19 @@ def test_a_line_is_one_line_and_leaves_out_what_is_none() -> None:
     line = event_to_json(MaterializationEvent("orders"))
     assert json.loads(line) == {"event": "materialization", "asset_key": "orders", "metadata": {}}
     assert b"\n" not in event_to_json(LogEvent("two\nlines", "INFO"))
+
+
+async def test_a_prepared_subscriber_has_its_options() -> None:
+    import threading
+
+    threads = []
+
+    def note(event: Event) -> None:
+        threads.append(threading.current_thread())
+
+    await run(
+        raw_child("opened(); log('a', 'DEBUG'); log('b', 'ERROR'); closed()"),
+        subscribers=[Subscriber(note, LogEvent, min_level="ERROR", in_thread=True)],
+    )
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()

@@ -1,0 +1,364 @@
+"""``PipesContext``: how a script's connection opens, and how it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from contextvars import Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from ..channels.base import ChannelWriter
+from ..channels.file import INCLUDE_STDIO_KEY
+from ..errors import ChannelError, ClosedError, InactiveError, InvalidParameterError
+from ..protocol.context import ContextData
+from ..protocol.exceptions import encode_exception
+from ..protocol.messages import encode_head, speaks_extension
+from . import lifecycle
+from .inactive import ConsoleSink, InactiveWarning, NullSink
+from .loaders import ContextLoader, DefaultContextLoader, ParamsLoader, default_params_loader
+from .outbox import Kind, Outbox, complain
+from .reporting import STREAMS, Reporter
+from .stdio import StreamCapture
+from .stock import make_writer, register_stock
+from .waiting import block, cancel_again, in_own_thread, in_thread, loop_future, uncancelled
+
+Inactive = Literal["warn", "error", "console"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What :func:`asyncpipes.open_pipes` was called with; see there."""
+
+    params_loader: ParamsLoader | None
+    context_loader: ContextLoader | None
+    message_writer: Any
+    inactive: Inactive
+    capture_stdio: bool | None
+    handle_signals: bool
+    register_stock: bool
+    max_buffered_bytes: int
+    close_timeout: float
+
+
+class PipesContext(Reporter):
+    """The open connection to the host. Made by :func:`open_pipes`.
+
+    All ``report_*`` methods are plain functions for any thread: when the call returns,
+    the report is validated, encoded and queued, in the order of the calls, and later
+    changes to its arguments change nothing. They return an awaitable that waits for
+    room in the buffer; awaiting it is optional, and is the brake for scripts that
+    report faster than the channel takes it. Materializations and checks are with a
+    file channel when the call returns.
+
+    Above ``max_buffered_bytes``: materializations and checks are always taken. Custom
+    messages block, or, on an event loop's thread, are taken up to twice the limit
+    and then raise ``BufferFullError``. Log and stream records block, or, on an event
+    loop's thread, are dropped and counted, and the host's outcome says so.
+
+    A channel that fails does not stop the script: reports are counted and go nowhere,
+    after one line on stderr; :meth:`flush` and a clean exit raise ``ChannelError``.
+    """
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self._options = options
+        self._writer: ChannelWriter | None = None
+        self._opened_extras: Mapping[str, Any] = {}
+        self._close_lock = threading.RLock()
+        self._capture = options.capture_stdio
+        self._captures: list[StreamCapture] = []
+        self._token: Token[PipesContext | None] | None = None
+        self._termination: lifecycle.Termination | None = None
+        self._undo = ExitStack()
+        self._pid = 0
+        #: What ``register_stock`` put this context in the place of.
+        self.replaced_stock: object = None
+
+    @classmethod
+    def get(cls) -> PipesContext:
+        """The context of the current task; in a fresh thread, the one that is open.
+
+        Raises:
+            NotOpenError: none is open.
+            AmbiguousContextError: several are open, and none is this task's.
+        """
+        return lifecycle.find()
+
+    @classmethod
+    def is_initialized(cls) -> bool:
+        """Whether :meth:`get` would find a context."""
+        return lifecycle.is_any_open()
+
+    # Opening.
+
+    def __enter__(self) -> PipesContext:
+        self._load()
+        self._activate()
+        return self
+
+    async def __aenter__(self) -> PipesContext:
+        if self._options.context_loader is None and self._options.message_writer is None:
+            self._load()  # local files, read once: milliseconds
+        else:
+            # Somebody's loader or writer may talk to a server. It must not be left
+            # half open, so a cancellation waits for it.
+            cancelled = await in_thread(self._load)
+            if cancelled is not None:
+                self._abort(cancelled)
+                raise cancelled
+        self._activate()
+        return self
+
+    def _load(self) -> None:
+        """Read the bootstrap and the context, open the channel. May block."""
+        if self._sink is not None or self._closed:
+            raise ClosedError("a context can be entered once: call open_pipes() again")
+        loader = self._options.params_loader or default_params_loader()
+        try:
+            self._launched = loader.is_dagster_pipes_process()
+            if self._launched:
+                self._connect(loader)
+            elif self._options.inactive == "error":
+                raise InactiveError(
+                    f"{_NOT_LAUNCHED}: neither the environment variables DAGSTER_PIPES_CONTEXT and"
+                    " DAGSTER_PIPES_MESSAGES nor their command line arguments are set. Launch it"
+                    " from a host, for instance with `asyncpipes run -- COMMAND`, or use"
+                    " inactive='warn'"
+                )
+            else:
+                self._data = ContextData()
+            if self._options.register_stock:
+                self._undo.callback(register_stock(self))
+        except BaseException as error:
+            self._abort(error)
+            raise
+
+    def _connect(self, loader: ParamsLoader) -> None:
+        scope = (self._options.context_loader or DefaultContextLoader()).load_context(
+            loader.load_context_params()
+        )
+        self._data = ContextData.from_wire(self._undo.enter_context(scope))
+        params = loader.load_messages_params()
+        self.has_log_fields = speaks_extension(params)
+        if self._capture is None:
+            self._capture = params.get(INCLUDE_STDIO_KEY) is True
+        self._writer = make_writer(self._options.message_writer, params)
+        self._writer.open()
+        self._opened_extras = dict(self._writer.opened_extras())
+
+    def _activate(self) -> None:
+        """Start what belongs to the opening task and thread. Does not block."""
+        try:
+            if self._writer is None:
+                self._sink = self._inactive_sink()
+            else:
+                name = os.urandom(6).hex() if self.has_log_fields else None
+                outbox = Outbox(self._writer, name, self._options.max_buffered_bytes)
+                outbox.start()
+                self._sink = self._outbox = outbox  # which closes the writer from here on
+                self._room = outbox.room
+                outbox.put(encode_head("opened", {"extras": self._opened_extras}), Kind.RESULT)
+                if self._capture:
+                    for stream in STREAMS:
+                        capture = StreamCapture(stream, self._captured)
+                        capture.start()
+                        self._captures.append(capture)
+            self._pid = os.getpid()
+            self._token = lifecycle.current.set(self)
+            lifecycle.register(self)
+            if self._outbox is not None and self._options.handle_signals:
+                self._termination = lifecycle.guard.join()
+        except BaseException as error:
+            self._abort(error)
+            raise
+
+    def _inactive_sink(self) -> NullSink:
+        if self._options.inactive == "console":
+            return ConsoleSink()
+        # The third frame from here is the one that enters the context.
+        warnings.warn(
+            f"{_NOT_LAUNCHED}: what it reports is checked and goes nowhere",
+            InactiveWarning,
+            stacklevel=4,
+        )
+        return NullSink()
+
+    def _abort(self, error: BaseException) -> None:
+        """Entering failed: release what it had got hold of, and tell the host if it knows."""
+        writer, self._writer = self._writer, None
+        outbox, self._outbox = self._outbox, None
+        self._sink = self._data = None
+        try:
+            self._stop_captures()
+            if outbox is not None:
+                head = self._closing_message(error)
+                block(lambda done: outbox.close(head, done), self._options.close_timeout)
+            elif writer is not None:
+                writer.close()
+        finally:
+            self._release()
+
+    def _captured(self, stream: str, text: str) -> None:
+        assert self._outbox is not None, "only launched processes capture"
+        params = {"stream": stream, "text": text, "extras": {}}
+        self._outbox.put(encode_head("log_external_stream", params), Kind.CAPTURE)
+
+    # Closing.
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close(error)
+
+    def _close(self, error: BaseException | Mapping[str, Any] | None) -> None:
+        head = self._closing_message(error)
+        if not self._start_closing():
+            return
+        try:
+            if self._outbox is not None:
+                deadline = time.monotonic() + self._options.close_timeout
+                if self._captures:
+                    block(in_own_thread(self._stop_captures), self._capture_timeout)
+                block(self._closing(head), _left(deadline))
+                self._check_delivered(error)
+        finally:
+            self._release()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._start_closing():
+            return
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            if self._outbox is not None:
+                deadline = time.monotonic() + self._options.close_timeout
+                if self._captures:
+                    stopped = loop_future(in_own_thread(self._stop_captures))
+                    cancelled = await uncancelled(stopped, self._capture_timeout)
+                closed = loop_future(self._closing(self._closing_message(error)))
+                cancelled = await uncancelled(closed, _left(deadline)) or cancelled
+                self._check_delivered(error or cancelled)
+        finally:
+            self._release()
+        if cancelled is not None:
+            if error is None:
+                raise cancelled
+            if not isinstance(error, asyncio.CancelledError):
+                cancel_again(cancelled)  # the body's own exception goes on
+
+    def close(self, exc: BaseException | Mapping[str, Any] | None = None) -> None:
+        """Close, as leaving a plain ``with`` does. Idempotent.
+
+        Blocks for ``close_timeout`` at most.
+
+        Args:
+            exc: why the script failed, for the host: an exception, or one as
+                ``dagster_pipes`` gives it, a mapping with ``message``, ``stack`` and
+                ``name``.
+
+        Raises:
+            InvalidParameterError: ``exc`` is neither; the context stays open.
+            ChannelError: not everything was delivered, and no ``exc`` was given.
+        """
+        self._close(exc)
+
+    def _start_closing(self) -> bool:
+        with self._close_lock:
+            if self._closed or self._sink is None:
+                return False
+            # Logging and reporting end here, but for captured output.
+            self._closed = True
+            return True
+
+    @property
+    def _capture_timeout(self) -> float:
+        # The other half is for the last message, which goes whatever the captures do.
+        return self._options.close_timeout / 2
+
+    def _stop_captures(self) -> None:
+        captures, self._captures = self._captures, []
+        for capture in captures:
+            try:
+                capture.stop()
+            except OSError as error:
+                complain(f"asyncpipes: the capture of {capture.stream} cannot be ended: {error}")
+
+    def _closing_message(self, error: BaseException | Mapping[str, Any] | None) -> bytes:
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+            return encode_head("closed", {})
+        if isinstance(error, BaseException):
+            exception = encode_exception(error, extended=self.has_log_fields)
+        else:
+            exception = _given_exception(error)
+        if self._termination is not None and self._termination.received:
+            exception["message"] = f"terminated by SIGTERM: {exception['message']}"
+        return encode_head("closed", {"exception": exception})
+
+    def _closing(self, head: bytes) -> Callable[[Callable[[], None]], None]:
+        """What sends the last message, and calls back when the channel is closed."""
+        outbox = self._outbox
+        assert outbox is not None, "only launched processes have an outbox"
+        return lambda done: outbox.close(head, done)
+
+    def _check_delivered(self, error: object) -> None:
+        assert self._outbox is not None, "only launched processes have an outbox"
+        if not self._outbox.is_closed:
+            timeout = self._options.close_timeout
+            late = f"the channel was not done within close_timeout={timeout} seconds"
+            self._outbox.abandon(ChannelError(late))
+        if error is None:  # an exception of the body is never replaced
+            self._raise_failure("closing")
+
+    def _release(self) -> None:
+        lifecycle.unregister(self)
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                lifecycle.current.reset(token)
+            except ValueError:
+                pass  # left in another Context than entered, as fixtures do; a closed
+                # context in the variable is passed over by find()
+        termination, self._termination = self._termination, None
+        try:
+            self._undo.close()
+        finally:
+            if termination is not None:
+                lifecycle.guard.leave(termination)
+
+    def drain_at_exit(self) -> None:
+        """The interpreter ends and nobody left the block: write what was accepted."""
+        if self._outbox is not None and not self._closed and self._pid == os.getpid():
+            self._stop_captures()
+            self._outbox.drain()
+            block(self._outbox.on_delivered, self._options.close_timeout)
+
+
+_NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _given_exception(exc: object) -> dict[str, Any]:
+    """The wire's form of an exception that is given in that form already."""
+    if not isinstance(exc, Mapping) or not isinstance(exc.get("message"), str):
+        raise InvalidParameterError(
+            "close: `exc` must be an exception, or a mapping with a text under 'message', got"
+            f" {type(exc).__name__}: {exc!r:.100}"
+        )
+    return {"stack": [], "name": None, "cause": None, "context": None, **exc}
