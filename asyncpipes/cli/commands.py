@@ -18,10 +18,12 @@ from .. import __version__
 from ..errors import InvalidParameterError, LaunchError, PipesError
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
-from .render import JsonPrinter, LinePrinter, summary
+from .render import JsonPrinter, LinePrinter, Printer, summary
 
 #: Exit codes of our own; the script's is passed on otherwise. 124 is what timeout(1)
-#: uses, 126 and 127 what shells use, 76 is EX_PROTOCOL of sysexits.h.
+#: uses, 126 and 127 what shells use, 74 and 76 are EX_IOERR and EX_PROTOCOL of
+#: sysexits.h.
+EXIT_OUTPUT = 74
 EXIT_PROTOCOL = 76
 EXIT_TIMEOUT = 124
 EXIT_NOT_EXECUTABLE = 126
@@ -105,14 +107,15 @@ def run_command(
 
     \b
     Exit code: that of COMMAND; 128 + N if signal N ended it; otherwise
+      74   it ended well, but stdout did not take what was to be printed
       76   it ended with 0, but messages were lost or malformed, it failed inside
-           its context, or it never opened or closed one
+           its context, never opened or closed one, or left processes running
       124  --timeout passed
       126  COMMAND cannot be started
       127  COMMAND was not found
       2    the options are wrong
     """
-    printer = JsonPrinter() if as_json else LinePrinter()
+    printer: Printer = JsonPrinter() if as_json else LinePrinter()
     try:
         result = asyncio.run(
             _run(
@@ -139,7 +142,11 @@ def run_command(
     except asyncio.CancelledError:  # SIGTERM: see _run()
         _leave(128 + signal.SIGTERM, "asyncpipes: terminated; the script has been ended")
     else:
-        _leave(exit_code(result), summary(result), err=as_json)
+        code = exit_code(result)
+        if printer.error is not None:
+            text = f"asyncpipes: cannot write to stdout: {printer.error}"
+            _leave(code or EXIT_OUTPUT, f"{text}\n{summary(result)}")
+        _leave(code, summary(result), err=as_json)
 
 
 def _leave(code: int, text: str, *, err: bool = True) -> NoReturn:
@@ -148,7 +155,8 @@ def _leave(code: int, text: str, *, err: bool = True) -> NoReturn:
     def say() -> None:
         try:
             click.echo(text, err=err)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (OSError, ValueError):
             pass  # our own output is closed: there is nobody to tell
 
@@ -164,7 +172,7 @@ def _leave(code: int, text: str, *, err: bool = True) -> NoReturn:
 
 
 async def _run(
-    command: list[str], printer: Any, *, timeout: float | None, **options: Any
+    command: list[str], printer: Printer, *, timeout: float | None, **options: Any
 ) -> RunResult:
     task = asyncio.current_task()
     assert task is not None, "run by asyncio.run()"

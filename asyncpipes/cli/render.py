@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -29,25 +30,49 @@ from ..protocol.metadata import MetadataValue
 _SHOWN = 100
 
 
-class LinePrinter:
-    """Prints each event as a line on stdout; a subscriber."""
+class Printer(ABC):
+    """Prints each event on stdout; a subscriber.
+
+    Attributes:
+        error: why stdout takes nothing more, if so. The script is not to suffer for
+            that, so what comes after it is dropped.
+    """
+
+    error: str | None = None
 
     def __call__(self, event: Event) -> None:
-        _write("".join(f"{_clock(event)} {text}\n" for text in event_lines(event)))
+        if self.error is not None:
+            return
+        if sys.stdout is None:
+            self.error = "it is closed"
+            return
+        try:
+            # In one call: print() makes two where stdout is unbuffered, and the script's
+            # own output, which comes from another thread, could get in between.
+            sys.stdout.write(self.text(event))
+            sys.stdout.flush()
+        except OSError as error:
+            self.error = error.strerror or str(error)
+        except ValueError as error:  # closed
+            self.error = str(error)
+
+    @abstractmethod
+    def text(self, event: Event) -> str:
+        """The event as whole lines."""
 
 
-class JsonPrinter:
-    """Prints each event as a JSON object on stdout; a subscriber."""
+class LinePrinter(Printer):
+    """Lines for a person."""
 
-    def __call__(self, event: Event) -> None:
-        _write(f"{event_to_json(event).decode()}\n")
+    def text(self, event: Event) -> str:
+        return "".join(f"{_clock(event)} {line}\n" for line in event_lines(event))
 
 
-def _write(lines: str) -> None:
-    # In one call: print() makes two where stdout is unbuffered, and the script's own
-    # output, which comes from another thread, could get in between.
-    sys.stdout.write(lines)
-    sys.stdout.flush()
+class JsonPrinter(Printer):
+    """A JSON object a line."""
+
+    def text(self, event: Event) -> str:
+        return f"{event_to_json(event).decode()}\n"
 
 
 def event_lines(event: Event) -> list[str]:
@@ -104,7 +129,7 @@ def summary(result: RunResult) -> str:
 def _metadata_lines(metadata: Mapping[str, MetadataValue]) -> list[str]:
     width = max(map(len, metadata), default=0)
     return [
-        f"         {_safe(label):<{width}} = {_metadata_text(value)}"
+        f"         {_safe(label).replace(chr(10), ' '):<{width}} = {_metadata_text(value)}"
         for label, value in metadata.items()
     ]
 

@@ -79,18 +79,17 @@ class OutputPipe:
 Sink = Callable[[bytes], Awaitable[None]]
 
 
-async def drain(pipe: OutputPipe, sinks: Sequence[Sink], reading: CancelScope) -> None:
-    """Hand all output to ``sinks`` until the pipe ends; close it then.
+async def drain(pipe: OutputPipe, sink: Sink, reading: CancelScope) -> None:
+    """Hand all output to ``sink`` until the pipe ends; close it then.
 
     Other processes may hold it after the one has ended: once ``reading`` is cancelled
-    only what is there already is taken. Sinks must be quick by then, or give up.
+    only what is there already is taken.
     """
     try:
         with reading:
             while data := await pipe.read():
                 with CancelScope(shield=True):  # what was read must not be lost
-                    for sink in sinks:
-                        await sink(data)
+                    await sink(data)
         if reading.cancelled_caught and _POSIX:
             rest = b""
             # Whoever goes on writing may never stop, so there is a bound.
@@ -99,10 +98,38 @@ async def drain(pipe: OutputPipe, sinks: Sequence[Sink], reading: CancelScope) -
                     break
                 rest += data
             with CancelScope(shield=True):
-                for sink in sinks:
-                    await sink(rest)
+                await sink(rest)
     finally:
         pipe.close()
+
+
+class WholeLines:
+    """Hands output on in whole lines, so that no two streams, nor events, tear each other's.
+
+    A line above 64 KiB goes on in pieces.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+        self._held = b""
+
+    async def __call__(self, data: bytes) -> None:
+        data = self._held + data
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) > _LINE_BYTES:
+            end = len(data)
+        self._held = data[end:]
+        await self._hand_on(data[:end])
+
+    async def finish(self) -> None:
+        """Hand on what came after the last newline."""
+        held, self._held = self._held, b""
+        await self._hand_on(held)
+
+    async def _hand_on(self, data: bytes) -> None:
+        if data:
+            for sink in self._sinks:
+                await sink(data)
 
 
 class ExpendableThread:
@@ -172,7 +199,6 @@ class Forward:
         self._patience = patience
         self._is_limited = False
         self._writing: CancelScope | None = None
-        self._held = b""
         self._thread = ExpendableThread(f"asyncpipes {stream}")
 
     def limit(self) -> None:
@@ -186,21 +212,6 @@ class Forward:
         self._thread.close()
 
     async def __call__(self, data: bytes) -> None:
-        data = self._held + data
-        end = data.rfind(b"\n") + 1
-        if not end and len(data) > _LINE_BYTES:
-            end = len(data)
-        self._held = data[end:]
-        if end:
-            await self._write(data[:end])
-
-    async def finish(self) -> None:
-        """Write what came after the last newline."""
-        held, self._held = self._held, b""
-        if held:
-            await self._write(held)
-
-    async def _write(self, data: bytes) -> None:
         if self.gave_up:
             return
         with CancelScope(shield=True) as self._writing:

@@ -152,7 +152,15 @@ class PipesSession:
         return subscription
 
     def on(self, *types: type[Event], **options: Any) -> Callable[[C], C]:
-        """:meth:`subscribe` as a decorator: ``@session.on(LogEvent, min_level="ERROR")``."""
+        """:meth:`subscribe` as a decorator: ``@session.on(LogEvent, min_level="ERROR")``.
+
+        Raises:
+            InvalidParameterError: written without its parentheses.
+        """
+        if len(types) == 1 and not isinstance(types[0], type):
+            raise InvalidParameterError(
+                f"on: expected event types, got {types[0]!r}; write @session.on() with parentheses"
+            )
 
         def decorate(callback: C) -> C:
             self.subscribe(callback, *types, **options)
@@ -169,8 +177,10 @@ class PipesSession:
     ) -> EventIterator:
         """Iterate over events, from this call on, until the session is drained.
 
-        It takes the options of :meth:`subscribe`. Leaving the loop, or the session's
-        block, ends it; it never holds up the exit.
+        It takes the options of :meth:`subscribe`. Leaving ``async for event in
+        session.events():``, or the session's block, ends it, so it never holds up the
+        exit; an iterator that was given a name and left early holds up the reading at
+        its bound until ``await iterator.aclose()``.
 
         Raises:
             InvalidParameterError: a wrong type, level, policy or bound.

@@ -323,7 +323,9 @@ class SessionRunner:
     # The end.
 
     def limit_delivery(self) -> None:
-        """Time is up: subscribers have only so long to take what is read."""
+        """Time is up: subscribers and our own output have only so long to take what is read."""
+        if self._supervisor is not None:
+            self._supervisor.limit_forwarding()
         if self._cutter is None:
             self._cutter = asyncio.get_running_loop().call_later(
                 self._settings.drain_timeout, self.hub.cut_off

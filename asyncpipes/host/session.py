@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,6 +84,7 @@ def open_pipes_session(
     Cancellation, and an exception of the block, end the process group (SIGINT,
     SIGTERM, SIGKILL) and are raised unchanged afterwards; the rest is read first.
     """
+    _check_names(fields)
     if context is not None and fields:
         raise InvalidParameterError(
             f"open_pipes_session: give either `context` or its fields, not both: {sorted(fields)}"
@@ -150,3 +153,20 @@ async def run(
         await session.launch(command, env=env, cwd=cwd)
         await session.wait_drained(timeout)
     return session.result
+
+
+_CONTEXT_FIELDS = tuple(field.name for field in dataclasses.fields(ContextData))
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    """Refuse what is no field of the context, which is how a misspelt option arrives here."""
+    unknown = [name for name in fields if name not in _CONTEXT_FIELDS]
+    if unknown:
+        import difflib
+
+        options = [*_CONTEXT_FIELDS, *inspect.signature(open_pipes_session).parameters]
+        close = difflib.get_close_matches(unknown[0], options, n=1)
+        raise InvalidParameterError(
+            f"open_pipes_session: there is no option `{unknown[0]}`"
+            + (f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(options)}")
+        )

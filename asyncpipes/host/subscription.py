@@ -229,13 +229,15 @@ class CallbackSubscription(Subscription):
         with CancelScope() as self._scope:
             try:
                 await self._deliver()
-            except Exception as error:  # the subscriber's own: recorded, the others go on
-                self._fail(error)
+            except (KeyboardInterrupt, SystemExit):
+                raise  # meant for the whole program
             except asyncio.CancelledError as error:
                 if current_effective_deadline() == -math.inf:
                     raise
                 # Nobody cancels this task: it is something that the callback awaited,
                 # and to let it pass would end the subscriber in silence.
+                self._fail(error)
+            except BaseException as error:  # the subscriber's own: recorded, the others go on
                 self._fail(error)
 
     def cut_off(self) -> None:

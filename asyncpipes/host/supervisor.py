@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from ..errors import ClosedError, LaunchError
 from ..protocol.events import ExternalStreamEvent, Stream
-from .output import Capture, Forward, OutputPipe, Sink, Tail, drain
+from .output import Capture, Forward, OutputPipe, Sink, Tail, WholeLines, drain
 from .process import Command, PipesProcess, launch
 from .settings import Settings
 
@@ -72,7 +72,7 @@ class Supervisor:
     def end(self) -> None:
         """End the process group, now or as soon as it is there."""
         self._is_ending = True
-        self._limit_forwarding()
+        self.limit_forwarding()
         if self.process is not None:
             grace = self._settings.grace
             self._group.start_soon(self.process.end, grace, name="asyncpipes end")
@@ -109,7 +109,6 @@ class Supervisor:
                 await process.follow()
                 for scope in scopes:  # for others that hold the streams
                     scope.deadline = current_time() + self._settings.drain_timeout
-                self._limit_forwarding()
                 # Reading the channel to its end need not wait for somebody who holds
                 # the standard streams.
                 self._on_exit()
@@ -122,7 +121,8 @@ class Supervisor:
         finally:
             self.over.set()
 
-    def _limit_forwarding(self) -> None:
+    def limit_forwarding(self) -> None:
+        """The run is to end: our own stdout and stderr have ``drain_timeout`` from here on."""
         for forward in self._forwards:
             forward.limit()
 
@@ -145,9 +145,10 @@ class Supervisor:
             sinks.append(self._tail)
         if forwarding in (True, "both"):
             sinks.append(forward)  # the last, since it may have to wait
+        lines = WholeLines(sinks)
         try:
-            await drain(pipe, sinks, reading)
-            await forward.finish()
+            await drain(pipe, lines, reading)
+            await lines.finish()
         finally:
             forward.close()
         capture.finish()

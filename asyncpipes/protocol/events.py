@@ -110,11 +110,11 @@ class CustomMessageEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExternalStreamEvent(Event):
-    """Output of the script: a piece of its stdout or stderr, not necessarily a line.
+    """Output of the script: a piece of its stdout or stderr.
 
-    It comes through the channel (``include_stdio_in_messages``) or from the
-    host, which drains the standard streams of what it launched; then
-    ``position`` is None and ``extras`` is ``{"source": "host"}``.
+    It comes through the channel (``include_stdio_in_messages``), in any pieces, or
+    from the host, which drains the standard streams of what it launched, in whole
+    lines; then ``position`` is None and ``extras`` is ``{"source": "host"}``.
     """
 
     stream: Stream

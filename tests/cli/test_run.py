@@ -228,3 +228,19 @@ def test_a_stalled_stdout_does_not_hold_the_command(tmp_path: Path, how: str, ou
     if how == "timeout" and output == "events":
         assert process.returncode == 124
     assert process.returncode != -signal.SIGKILL
+
+
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize(("redirect", "why"), [(">/dev/full", "No space left"), (">&-", "closed")])
+def test_a_stdout_that_takes_nothing_is_told_in_one_line(
+    script: Path, options: str, redirect: str, why: str
+) -> None:
+    command = f"{sys.executable} -m asyncpipes run {options} --asset a -- {sys.executable} {script}"
+    done = subprocess.run(
+        f"{command} {redirect}", shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 74, done.stderr
+    assert "asyncpipes: cannot write to stdout: " in done.stderr
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ok after" in done.stderr

@@ -69,3 +69,18 @@ async def test_what_cannot_be_a_command(
         # Nothing was launched: the right command still can be.
         await session.launch(raw_child("opened(); closed()"))
     assert session.outcome.ok
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("asset_key", "asset_keys"), ("drain_timeot", "drain_timeout")]
+)
+def test_a_misspelt_option_is_named_with_the_one_that_is_meant(name: str, meant: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"no option `{name}`; did you mean `{meant}`"):
+        options: dict[str, Any] = {name: "x"}
+        open_pipes_session(**options)
+
+
+async def test_on_without_its_parentheses_is_refused() -> None:
+    async with open_pipes_session(strict=False) as session:
+        with pytest.raises(InvalidParameterError, match=r"write @session.on\(\)"):
+            session.on(print)  # type: ignore[arg-type]  # the mistake

@@ -153,7 +153,7 @@ async def test_output_without_end_leaves_the_loop_its_turns(any_loop: None) -> N
         reads += 1
         assert reads < 10_000, "neither the loop nor the cancellation got a turn"
 
-    await drain(pipe, [count], anyio.CancelScope(deadline=anyio.current_time()))
+    await drain(pipe, count, anyio.CancelScope(deadline=anyio.current_time()))
 
 
 async def test_a_grandchild_that_holds_stdout_does_not_hold_the_exit(
@@ -246,6 +246,14 @@ async def test_the_real_stdout_gets_the_bytes_as_they_are(tmp_path: Path) -> Non
     )
     stdout, _ = await process.communicate()
     assert (process.returncode, stdout) == (0, b"\xff\xe2\x82\xac\n")
+
+
+async def test_captured_output_comes_in_whole_lines() -> None:
+    pieces = "for piece in (b'one ', b'line\\nand', b' the ', b'end'):\n    os.write(1, piece)\n"
+    child = raw_child(f"opened()\n{pieces}closed()\n")
+    result = await run(child, forward_stdio="events", collect="all")
+    texts = [e.text for e in result.events if isinstance(e, ExternalStreamEvent)]
+    assert texts == ["one line\n", "and the end"]
 
 
 async def test_a_non_blocking_stdout_gets_everything(tmp_path: Path) -> None:
