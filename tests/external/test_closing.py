@@ -43,21 +43,16 @@ def launched(writer: Any, **options: Any) -> PipesContext:
 
 @pytest.mark.parametrize("raises", [False, True])
 async def test_an_anyio_scope_keeps_its_cancellation(raises: bool) -> None:
-    """No CancelledError may come out of the scope, and the exit must not spin."""
+    """No CancelledError may come out of the scope."""
     writer = GatedWriter()
     pipes = launched(writer)
-    turns = 0
 
     async def release() -> None:
-        nonlocal turns
         while not pipes.is_closed:
             await asyncio.sleep(0)
         scope.cancel()
-        waits = asyncio.all_tasks()
-        for _ in range(50):
-            turns += 1
+        for _ in range(50):  # turns in which anyio could ask anew
             await asyncio.sleep(0)
-        assert waits
         writer.open_for_good()
 
     with anyio.CancelScope() as scope:
@@ -72,7 +67,6 @@ async def test_an_anyio_scope_keeps_its_cancellation(raises: bool) -> None:
             assert raises
     await asyncio.sleep(0)
     await helper
-    assert turns == 50
     if sys.version_info >= (3, 11):
         task = asyncio.current_task()
         assert task is not None
