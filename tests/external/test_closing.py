@@ -11,7 +11,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from asyncpipes.errors import BootstrapEncodingError, InvalidParameterError
@@ -41,9 +40,12 @@ def launched(writer: Any, **options: Any) -> PipesContext:
     return open_pipes(params_loader=bootstrap({}), message_writer=writer, **options)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("raises", [False, True])
 async def test_an_anyio_scope_keeps_its_cancellation(raises: bool) -> None:
     """No CancelledError may come out of the scope."""
+    import anyio
+
     writer = GatedWriter()
     pipes = launched(writer)
 
@@ -74,9 +76,12 @@ async def test_an_anyio_scope_keeps_its_cancellation(raises: bool) -> None:
     assert methods(writer.messages)[-1] == "closed"
 
 
+@pytest.mark.host
 async def test_under_an_anyio_scope_waiting_does_not_spin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import anyio
+
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waits = 0
     wait = asyncio.wait
