@@ -685,16 +685,23 @@ def test_a_handler_may_report_while_its_thread_waits_for_a_result(
     outbox = make(writer)
     handled: list[bool] = []
 
+    started = threading.Event()
+
     def handle(*_: object) -> None:
-        helper.start()
-        handled.append(outbox.put(log("from the handler"), Kind.RESULT))
+        if not started.is_set():
+            started.set()
+            helper.start()
+            handled.append(outbox.put(log("from the handler"), Kind.RESULT))
 
     main = threading.get_ident()
     helper = threading.Thread(target=writer.open_for_good)
 
     def interrupt() -> None:
         writer.wait_entered()
-        signal.pthread_kill(main, signal.SIGUSR1)
+        # Again and again: one that comes just before the wait begins does not end it.
+        while not started.is_set():
+            signal.pthread_kill(main, signal.SIGUSR1)
+            started.wait(0.05)
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
