@@ -648,6 +648,31 @@ async def test_somebody_who_keeps_writing_does_not_hold_the_exit(tmp_path: Path)
     assert not result.outcome.timed_out
 
 
+async def test_what_never_ends_is_left_and_named() -> None:
+    """As with somebody who keeps writing, but whenever the reader looks, there is more."""
+    more = b'{"__dagster_pipes_version":"0.1","method":"log","params":'
+    more += b'{"message":"more","level":"INFO"}}\n'
+
+    class Endless(FileChannel):
+        async def open_reader(self) -> ChannelReader:
+            reader = await super().open_reader()
+            read_available = reader.read_available
+
+            async def never_empty() -> bytes:
+                return await read_available() or more
+
+            reader.read_available = never_empty  # type: ignore[method-assign]  # the fault
+            return reader
+
+    async with asyncio_timeout(20):
+        result = await run(
+            raw_child("opened(); closed()"),
+            channel=Endless(), timeout=15, strict=False, collect="none", **QUICK,
+        )  # fmt: skip
+    assert "others were still writing to the channel when reading ended" in result.outcome.reasons
+    assert not result.outcome.timed_out
+
+
 async def test_a_writer_that_outlives_the_process_and_closes_in_time_is_read(
     tmp_path: Path,
 ) -> None:
