@@ -34,6 +34,7 @@ __all__ = [
     "ExternalError",
     "ExternalStreamEvent",
     "GapEvent",
+    "HealthEvent",
     "InactiveError",
     "InactiveWarning",
     "IncompleteError",
@@ -66,6 +67,7 @@ __all__ = [
     "TransitionError",
     "UndefinedError",
     "UsageError",
+    "WriterHealth",
     "__version__",
     "open_pipes",
     "open_pipes_session",
@@ -124,12 +126,14 @@ if TYPE_CHECKING:
         Event,
         ExternalStreamEvent,
         GapEvent,
+        HealthEvent,
         LogEvent,
         MalformedEvent,
         MaterializationEvent,
         OpenedEvent,
     )
     from .protocol.exceptions import PipesException
+    from .protocol.liveness import WriterHealth
     from .protocol.metadata import MetadataValue
     from .protocol.outcome import Outcome
 
@@ -154,9 +158,10 @@ _MODULES = {
     "protocol.context": "ContextData",
     "protocol.events": (
         "AssetCheckEvent ClosedEvent CustomMessageEvent Event ExternalStreamEvent GapEvent"
-        " LogEvent MalformedEvent MaterializationEvent OpenedEvent"
+        " HealthEvent LogEvent MalformedEvent MaterializationEvent OpenedEvent"
     ),
     "protocol.exceptions": "PipesException",
+    "protocol.liveness": "WriterHealth",
     "protocol.metadata": "MetadataValue",
     "protocol.outcome": "Outcome",
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .cases import CASES, Case, Sizes
+from .loss import LOSS, LossReport, measure_loss
 from .runner import BenchmarkError, Report, run_round
 from .table import machine, print_report
 
@@ -35,9 +36,14 @@ Compare numbers of one run only: they depend on the machine and on what else it 
 The stock host may read half a line; its reader dies of that, and the rest is lost. The
 table then says how much, and the run still counts, though it had less to do.
 
+How often that happens is what `loss` counts, which is named by itself: messages of some
+sizes under Dagster's own client, by our script and by one of dagster_pipes in turn, until
+the latter has had five lossy runs. It prints Markdown, and ends with 1 if ours lost any.
+
 examples:
   python -m benchmarks                        everything: some ten minutes
   python -m benchmarks emit host --rounds 3
+  python -m benchmarks loss --rounds 20       four minutes or so
   python -m benchmarks --quick                does it all run? The numbers mean nothing
   python -m benchmarks --json results.json    all rounds, written after each of them
 """
@@ -46,10 +52,15 @@ examples:
 def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) -> int:
     """Measure, print, and return the exit code: 1 if a subject failed or lost messages."""
     options = _parser(cases).parse_args(arguments)
+    if options.names == [LOSS]:
+        return _loss(options)
     names = set(options.names)
     unknown = names - {case.name for case in cases}
     if unknown:
-        print(f"no such benchmark: {', '.join(sorted(unknown))}; see --help", file=sys.stderr)
+        print(
+            f"no such benchmark, or not beside others: {', '.join(sorted(unknown))}; see --help",
+            file=sys.stderr,
+        )
         return 2
     chosen = [case for case in cases if not names or case.name in names]
     rounds = options.rounds or (1 if options.quick else 5)
@@ -68,6 +79,27 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) 
     _show_progress("")
     print_report(report, chosen, rounds)
     return 0
+
+
+def _loss(options: argparse.Namespace) -> int:
+    report = LossReport(machine(), divisor=100 if options.quick else 1)
+    rounds = options.rounds or (1 if options.quick else 5)
+    most = max(rounds, options.max_rounds or (rounds if options.quick else 50))
+
+    def done(number: int) -> None:
+        lossy = len(report.lossy("stock"))
+        _show_progress(f"round {number} of {rounds} to {most}: {lossy} lossy runs of stock's")
+        if options.json:
+            Path(options.json).write_text(report.as_json())
+
+    try:
+        measure_loss(report, rounds=rounds, most_rounds=most, done=done)
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    _show_progress("")
+    print(report.text())
+    return 1 if report.lossy("ours") else 0
 
 
 def _sizes(messages: int, *, quick: bool) -> Sizes:
@@ -96,9 +128,17 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"which to run, of {', '.join(case.name for case in cases)}; all by default",
+        help=f"which to run, of {', '.join(case.name for case in cases)}; all of these by default;"
+        f" or {LOSS} alone",
     )
     parser.add_argument("--rounds", type=_count, metavar="N", help="default 5")
+    parser.add_argument(
+        "--max-rounds",
+        type=_count,
+        metavar="N",
+        help=f"where {LOSS} stops, even if the stock script had less than five lossy runs"
+        " (default 50)",
+    )
     parser.add_argument(
         "--messages",
         type=_count,

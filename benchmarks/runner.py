@@ -124,10 +124,15 @@ def run_round(number: int, cases: Sequence[Case], sizes: Sizes) -> Iterator[Meas
     for case in cases:
         for subject in case.subjects[:: 1 if number % 2 else -1]:
             size = max(1, case.size(sizes) // subject.divisor)
-            yield Measurement(number, case.name, subject.label, _measure(subject, size))
+            yield Measurement(number, case.name, subject.label, measure(subject, size))
 
 
-def _measure(subject: Subject, size: int) -> dict[str, float]:
+def measure(subject: Subject, size: int) -> dict[str, Any]:
+    """Call a subject in a fresh process, and return what it returns.
+
+    Raises:
+        BenchmarkError: it failed, or lost messages and does not say so by itself.
+    """
     command = [sys.executable, "-m", "benchmarks.call", subject.target, str(size)]
     try:
         done = subprocess.run(
@@ -146,5 +151,5 @@ def _measure(subject: Subject, size: int) -> dict[str, float]:
         raise BenchmarkError(
             f"{subject.target} ended with exit code {done.returncode}:\n{done.stderr}"
         )
-    numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    numbers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return numbers

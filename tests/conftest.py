@@ -1,12 +1,32 @@
-"""What every test has: a clean environment, a choice of loops, and no silent skip in CI."""
+"""What every test has: a clean environment, a choice of loops, a loop that is never blocked,
+property tests that are the same each time, and no silent skip in CI.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.blocking import Guard
+
+# The same few examples in every run, so that a change is judged by nothing but the change;
+# `make soak` looks for new ones. Neither keeps a database of what failed: a failure is
+# printed, with what repeats it, and becomes an @example.
+settings.register_profile("ci", max_examples=50, derandomize=True, deadline=None, database=None)
+settings.register_profile(
+    "soak",
+    max_examples=int(os.environ.get("SOAK_EXAMPLES", "2000")),
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci")  # another one by --hypothesis-profile
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -17,6 +37,26 @@ def _no_bootstrap_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("DAGSTER_PIPES_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _guard() -> Guard:
+    return Guard()
+
+
+@pytest.fixture(autouse=True)
+def no_blocking(_guard: Guard) -> Generator[Guard, None, None]:
+    """A blocking call of asyncpipes on a loop's thread fails the test; see ``tests.blocking``."""
+    with _guard.on():
+        yield _guard
+
+
+@pytest.fixture
+def guarded_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in the scripts that this test launches: they end with exit code 70."""
+    here = Path(__file__).parent
+    paths = [str(here / "prelude"), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 @pytest.fixture
@@ -32,6 +72,16 @@ def pytest_asyncio_loop_factories(
     import uvloop
 
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless -m asks for it."""
+    if "soak" in config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("soak") is not None]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item.get_closest_marker("soak") is None]
 
 
 def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -42,7 +42,13 @@ def encoded(value: Any) -> str:
 
 
 def bootstrap(messages: Mapping[str, Any] | None = None, **data: Any) -> dict[str, str]:
-    """Both bootstrap variables; ``messages`` are the messages params."""
+    """Both bootstrap variables; ``messages`` are the messages params.
+
+    The messages file is there already, as a host would have it.
+    """
+    path = (messages or {}).get("path")
+    if path is not None and os.path.isabs(path) and os.path.isdir(os.path.dirname(path)):
+        Path(path).touch()
     return {
         "DAGSTER_PIPES_CONTEXT": encoded({"data": {**DATA, **data}}),
         "DAGSTER_PIPES_MESSAGES": encoded(dict(messages or {})),

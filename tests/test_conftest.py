@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import asyncpipes
+
 ROOT = Path(__file__).parents[1]
 
 SKIPS = """
@@ -53,11 +55,13 @@ def run_pytest(folder: Path, *, ci: str | None = None, **modules: str) -> tuple[
     shutil.copy(ROOT / "pyproject.toml", folder)
     tests = folder / "tests"
     tests.mkdir()
-    shutil.copy(ROOT / "tests" / "conftest.py", tests)
+    for shared in ("conftest.py", "blocking.py"):
+        shutil.copy(ROOT / "tests" / shared, tests)
     for name, text in modules.items():
         (tests / f"{name}.py").write_text(text)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment["DAGSTER_PIPES_CONTEXT"] = "garbage"
+    environment["PYTHONPATH"] = str(Path(asyncpipes.__file__).parents[1])
     if ci is not None:
         environment["CI"] = ci
     done = subprocess.run(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ChannelError
+
 
 @dataclass(frozen=True, slots=True)
 class Guarantees:
@@ -42,6 +44,11 @@ class ChannelWriter(ABC):
     #: The most bytes that one write should carry.
     batch_bytes: int = 1024 * 1024
 
+    #: Whether, by the time of :meth:`open`, another process or context had written to the
+    #: channel. Protocol 0.1 has one ``opened`` and one ``closed`` for a channel: towards a
+    #: stock host, a writer that has joined others sends neither.
+    joined: bool = False
+
     def open(self) -> None:
         """Make ready for writing.
 
@@ -68,6 +75,21 @@ class ChannelWriter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything, also after a failed write. Idempotent."""
+
+    def in_fork(self) -> ChannelWriter:
+        """The same channel for a forked process: a writer of its own, not opened yet.
+
+        Called there, in the place of :meth:`close`: it releases what this process has
+        inherited, and leaves alone what the parent goes on using. The threads of the
+        parent are gone, and whatever locks they held stay locked.
+
+        Raises:
+            ChannelError: this channel cannot be written from a fork, which is the default.
+        """
+        raise ChannelError(
+            f"{type(self).__name__} cannot be used from a forked process: open pipes in the"
+            " worker itself, or report from the process that opened them"
+        )
 
 
 class ChannelReader(ABC):

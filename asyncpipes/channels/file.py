@@ -2,23 +2,24 @@
 
 The default of Dagster's subprocess client and of ours. An append is in the
 kernel when the write returns, so what was reported survives whatever happens to
-the script. The host's reads run in worker threads (aiofiles); between them it
-waits for inotify where that works and polls where it cannot (see ``watching``).
+the script; ``file_writer`` has that end. The host's reads run in worker threads
+(aiofiles); between them it waits for inotify where that works and polls where it
+cannot (see ``watching``). It reads the file that it has created: when somebody removes
+that, those who have opened it go on, and a script that opens it later is told.
 
-Only the writer is imported by scripts: the reader's libraries are loaded when a
-host opens it.
+Scripts import this module too: the reader's libraries are loaded when a host opens it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ChannelError
-from .base import Channel, ChannelReader, ChannelWriter, Guarantees
+from .base import Channel, ChannelReader
+from .file_writer import GUARANTEES, FileWriter, open_unfollowed
 from .finishing import outlast, to_its_end
 
 if TYPE_CHECKING:
@@ -26,59 +27,16 @@ if TYPE_CHECKING:
 
     from .watching import FileWatcher
 
+__all__ = ["INCLUDE_STDIO_KEY", "PATH_KEY", "FileChannel", "FileWriter", "Watch"]
+
 PATH_KEY = "path"
 INCLUDE_STDIO_KEY = "include_stdio_in_messages"
-
-_GUARANTEES = Guarantees(ordered=True, immediate=True, acknowledged=False, durable=False)
 
 #: One hop to a worker thread costs about 0.1 ms; a MiB of messages costs far more to
 #: decode, and bounds what a session holds in hand.
 READ_BYTES = 1024 * 1024
 
-#: Faults that go away by themselves, or when somebody makes room.
-_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR})
-
 Watch = Literal["auto", "inotify", "poll"]
-
-
-class FileWriter(ChannelWriter):
-    """Appends to the messages file (Dagster Pipes 0.1, ``{"path": ...}``)."""
-
-    guarantees = _GUARANTEES
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-        # How much of a batch whose write failed is in the file already.
-        self._written = 0
-
-    def open(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = os.open(self._path, flags | getattr(os, "O_CLOEXEC", 0), 0o600)
-        except OSError as error:
-            raise ChannelError(
-                f"cannot open the messages file {self._path}: {error.strerror}. The host creates"
-                " it and must be able to reach it under the same path as this process"
-            ) from error
-
-    def write(self, lines: bytes) -> None:
-        try:
-            if not self._written:
-                self._written = os.write(self._fd, lines)
-            while self._written < len(lines):
-                self._written += os.write(self._fd, memoryview(lines)[self._written :])
-        except OSError as error:
-            raise ChannelError(
-                f"cannot write to the messages file {self._path}: {error.strerror}",
-                transient=error.errno in _TRANSIENT,
-            ) from error
-        self._written = 0
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class FileChannel(Channel):
@@ -86,7 +44,8 @@ class FileChannel(Channel):
 
     Args:
         path: the file. By default one in a fresh temporary directory of mode 0700.
-            A file that is there already is emptied, as the stock reader does.
+            A file that is there already is emptied, as the stock reader does. A symbolic
+            link is followed only if root or this user has made it. A new file has mode 0600.
         include_stdio_in_messages: ask the script to copy its stdout and stderr
             into the channel.
         cleanup_file: remove the file when the session ends, and the temporary directory
@@ -97,7 +56,7 @@ class FileChannel(Channel):
             after data came, growing up to this while nothing does.
     """
 
-    guarantees = _GUARANTEES
+    guarantees = GUARANTEES
 
     def __init__(
         self,
@@ -158,7 +117,8 @@ class _FileReader(ChannelReader):
         from aiofiles.threadpool import wrap
 
         try:
-            self._file = wrap(open(self._path, "rb", buffering=0))  # noqa: SIM115  # closed by aclose()
+            fd = open_unfollowed(self._path, os.O_RDONLY)
+            self._file = wrap(open(fd, "rb", buffering=0))  # noqa: SIM115  # closed by aclose()
         except OSError as error:
             raise ChannelError(
                 f"cannot read the messages file {self._path}: {error.strerror}"
@@ -171,8 +131,7 @@ class _FileReader(ChannelReader):
 
                 self._directory = tempfile.mkdtemp(prefix="asyncpipes-")  # mode 0700
                 self._path = os.path.join(self._directory, "messages")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-            os.close(os.open(self._path, flags, 0o600))
+            os.close(open_unfollowed(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
             self._created = True
         except OSError as error:
             where = self._path or "a temporary directory"
@@ -194,6 +153,7 @@ class _FileReader(ChannelReader):
 
     async def read_available(self) -> bytes:
         assert self._file is not None, "read_available() before open()"
+        was_begun_before = self._reading is not None
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._file.read(READ_BYTES))
         reading = self._reading
@@ -205,6 +165,9 @@ class _FileReader(ChannelReader):
             raise ChannelError(
                 f"cannot read the messages file {self._path}: {error.strerror}"
             ) from error
+        if was_begun_before and not data:
+            # That was the end when it was begun; what matters is whether it is now.
+            return await self.read_available()
 
         self._position += len(data)
         return data

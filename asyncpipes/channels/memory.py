@@ -93,6 +93,11 @@ class _Pipe:
                 except RuntimeError:
                     pass  # the loop was closed this moment: the next write will say so
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._size
+
     def take(self) -> bytes:
         with self._lock:
             self.filled.clear()
@@ -133,6 +138,9 @@ class _MemoryReader(ChannelReader):
 
     async def read_available(self) -> bytes:
         return self._pipe.take()
+
+    async def backlog(self) -> int:
+        return self._pipe.size
 
     async def aclose(self) -> None:
         self._pipe.detach()

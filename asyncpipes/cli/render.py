@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import PipesError
 from ..host.result import RunResult
-from ..host.subscribers import event_to_json
+from ..host.subscribers import describe_health, event_to_json
 from ..protocol.codec import dumps
 from ..protocol.events import (
     AssetCheckEvent,
@@ -19,6 +19,7 @@ from ..protocol.events import (
     Event,
     ExternalStreamEvent,
     GapEvent,
+    HealthEvent,
     LogEvent,
     MalformedEvent,
     MaterializationEvent,
@@ -102,6 +103,8 @@ def event_lines(event: Event) -> list[str]:
             return [f"MALFORMED {event.reason}: {_safe(raw)[:_SHOWN]}"]
         case GapEvent():
             return [f"GAP      messages {event.first} to {event.last} never arrived"]
+        case HealthEvent():
+            return [f"HEALTH   {describe_health(event)}"]
         case OpenedEvent():
             return ["OPENED"]
         case ClosedEvent(exception=None):

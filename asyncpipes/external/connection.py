@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 from ..channels.base import ChannelWriter
 from ..channels.file import INCLUDE_STDIO_KEY
-from ..errors import ChannelError, ClosedError, InactiveError, InvalidParameterError
+from ..errors import ChannelError, ClosedError, InactiveError
 from ..protocol.context import ContextData
-from ..protocol.exceptions import encode_exception
-from ..protocol.messages import encode_head, speaks_extension
-from . import lifecycle
+from ..protocol.messages import encode_head, heartbeat_interval, speaks_extension
+from . import forking, lifecycle
+from .closing import CLEAN_END, Ending, closing_message, told_in_log
+from .heartbeat import Heartbeat
 from .inactive import ConsoleSink, InactiveWarning, NullSink
 from .loaders import ContextLoader, DefaultContextLoader, ParamsLoader, default_params_loader
 from .outbox import Kind, Outbox, complain
@@ -71,6 +72,9 @@ class PipesContext(Reporter):
         self._options = options
         self._writer: ChannelWriter | None = None
         self._opened_extras: Mapping[str, Any] = {}
+        self._heartbeat_interval: float | None = None
+        # One of several writers to a stock host, which is told of the first one's life only.
+        self._joined = False
         self._close_lock = threading.RLock()
         self._capture = options.capture_stdio
         self._captures: list[StreamCapture] = []
@@ -78,6 +82,8 @@ class PipesContext(Reporter):
         self._termination: lifecycle.Termination | None = None
         self._undo = ExitStack()
         self._pid = 0
+        self._is_fork = False
+        self._worker_failure: BaseException | None = None
         #: What ``register_stock`` put this context in the place of.
         self.replaced_stock: object = None
 
@@ -147,11 +153,13 @@ class PipesContext(Reporter):
         self._data = ContextData.from_wire(self._undo.enter_context(scope))
         params = loader.load_messages_params()
         self.has_log_fields = speaks_extension(params)
+        self._heartbeat_interval = heartbeat_interval(params)
         if self._capture is None:
             self._capture = params.get(INCLUDE_STDIO_KEY) is True
         self._writer = make_writer(self._options.message_writer, params)
         self._writer.open()
         self._opened_extras = dict(self._writer.opened_extras())
+        self._joined = self._writer.joined and not self.has_log_fields
 
     def _activate(self) -> None:
         """Start what belongs to the opening task and thread. Does not block."""
@@ -159,12 +167,11 @@ class PipesContext(Reporter):
             if self._writer is None:
                 self._sink = self._inactive_sink()
             else:
-                name = os.urandom(6).hex() if self.has_log_fields else None
-                outbox = Outbox(self._writer, name, self._options.max_buffered_bytes)
+                outbox = self._make_outbox(self._writer)
                 outbox.start()
-                self._sink = self._outbox = outbox  # which closes the writer from here on
-                self._room = outbox.room
-                outbox.put(encode_head("opened", {"extras": self._opened_extras}), Kind.RESULT)
+                self._use_outbox(outbox)  # which closes the writer from here on
+                if opening := self._opening_message():
+                    outbox.put(opening, Kind.RESULT)
                 if self._capture:
                     for stream in STREAMS:
                         capture = StreamCapture(stream, self._captured)
@@ -178,6 +185,34 @@ class PipesContext(Reporter):
         except BaseException as error:
             self._abort(error)
             raise
+
+    def _make_outbox(
+        self, writer: ChannelWriter, on_first_use: Callable[[], bytes] | None = None
+    ) -> Outbox:
+        name, heartbeat = None, None
+        if self.has_log_fields:
+            name = os.urandom(6).hex()
+            if self._heartbeat_interval is not None:
+                # In a fork there is no loop that runs.
+                loop = asyncio._get_running_loop()
+                heartbeat = Heartbeat(name, self._heartbeat_interval, loop)
+        return Outbox(
+            writer,
+            name,
+            self._options.max_buffered_bytes,
+            heartbeat=heartbeat,
+            on_first_use=on_first_use,
+        )
+
+    def _use_outbox(self, outbox: Outbox) -> None:
+        self._sink = self._outbox = outbox
+        self._room = outbox.room
+
+    def _opening_message(self) -> bytes:
+        if self._joined:
+            return b""
+        head = encode_head("opened", {"extras": self._opened_extras})
+        return head + b',"pid":%d' % os.getpid() if self.has_log_fields else head
 
     def _inactive_sink(self) -> NullSink:
         if self._options.inactive == "console":
@@ -199,7 +234,7 @@ class PipesContext(Reporter):
             self._stop_captures()
             if outbox is not None:
                 head = self._closing_message(error)
-                block(lambda done: outbox.close(head, done), self._options.close_timeout)
+                block(self._closing(outbox, head, error), self._options.close_timeout)
             elif writer is not None:
                 writer.close()
         finally:
@@ -216,20 +251,20 @@ class PipesContext(Reporter):
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self._close(error)
 
-    def _close(self, error: BaseException | Mapping[str, Any] | None) -> None:
+    def _close(self, error: Ending) -> None:
         head = self._closing_message(error)
         if not self._start_closing():
             return
         try:
-            if self._outbox is not None:
+            if self._outbox is not None and not self._is_unused_fork:
                 deadline = time.monotonic() + self._options.close_timeout
                 if self._captures:
                     block(in_own_thread(self._stop_captures), self._capture_timeout)
-                block(self._closing(head), _left(deadline))
+                block(self._closing(self._outbox, head, error), _left(deadline))
                 self._check_delivered(error)
         finally:
             self._release()
@@ -238,18 +273,22 @@ class PipesContext(Reporter):
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
+        if self._is_fork and asyncio._get_running_loop() is None:
+            self._close(error)  # the loop went on in the parent alone
+            return
         if not self._start_closing():
             return
         cancelled: asyncio.CancelledError | None = None
         try:
-            if self._outbox is not None:
+            if self._outbox is not None and not self._is_unused_fork:
                 deadline = time.monotonic() + self._options.close_timeout
                 if self._captures:
                     stopped = loop_future(in_own_thread(self._stop_captures))
                     cancelled = await uncancelled(stopped, self._capture_timeout)
-                closed = loop_future(self._closing(self._closing_message(error)))
+                head = self._closing_message(error)
+                closed = loop_future(self._closing(self._outbox, head, error))
                 cancelled = await uncancelled(closed, _left(deadline)) or cancelled
                 self._check_delivered(error or cancelled)
         finally:
@@ -260,7 +299,7 @@ class PipesContext(Reporter):
             if not isinstance(error, asyncio.CancelledError):
                 cancel_again(cancelled)  # the body's own exception goes on
 
-    def close(self, exc: BaseException | Mapping[str, Any] | None = None) -> None:
+    def close(self, exc: Ending = None) -> None:
         """Close, as leaving a plain ``with`` does. Idempotent.
 
         Blocks for ``close_timeout`` at most.
@@ -297,22 +336,19 @@ class PipesContext(Reporter):
             except OSError as error:
                 complain(f"asyncpipes: the capture of {capture.stream} cannot be ended: {error}")
 
-    def _closing_message(self, error: BaseException | Mapping[str, Any] | None) -> bytes:
-        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-            return encode_head("closed", {})
-        if isinstance(error, BaseException):
-            exception = encode_exception(error, extended=self.has_log_fields)
-        else:
-            exception = _given_exception(error)
-        if self._termination is not None and self._termination.received:
-            exception["message"] = f"terminated by SIGTERM: {exception['message']}"
-        return encode_head("closed", {"exception": exception})
-
-    def _closing(self, head: bytes) -> Callable[[Callable[[], None]], None]:
+    def _closing(
+        self, outbox: Outbox, head: bytes, ending: Ending
+    ) -> Callable[[Callable[[], None]], None]:
         """What sends the last message, and calls back when the channel is closed."""
-        outbox = self._outbox
-        assert outbox is not None, "only launched processes have an outbox"
+        if self._joined:
+            if head != CLEAN_END:
+                outbox.put(told_in_log(ending), Kind.RESULT)
+            head = b""
         return lambda done: outbox.close(head, done)
+
+    def _closing_message(self, ending: Ending) -> bytes:
+        terminated = self._termination is not None and self._termination.received
+        return closing_message(ending, extended=self.has_log_fields, terminated=terminated)
 
     def _check_delivered(self, error: object) -> None:
         assert self._outbox is not None, "only launched processes have an outbox"
@@ -341,10 +377,67 @@ class PipesContext(Reporter):
 
     def drain_at_exit(self) -> None:
         """The interpreter ends and nobody left the block: write what was accepted."""
-        if self._outbox is not None and not self._closed and self._pid == os.getpid():
+        if self._is_fork:
+            self.close_fork()
+        elif self._outbox is not None and not self._closed:
             self._stop_captures()
             self._outbox.drain()
             block(self._outbox.on_delivered, self._options.close_timeout)
+
+    # In a forked process.
+
+    @property
+    def _is_unused_fork(self) -> bool:
+        return self._is_fork and self._outbox is not None and not self._outbox.is_used
+
+    def follow_fork(self) -> None:
+        """This process is a fork of the one that opened: go on as a writer of its own.
+
+        It begins with the first report. Takes no lock that a thread of the parent may
+        have held.
+        """
+        self._is_fork = True
+        self._pid = os.getpid()
+        self._close_lock = threading.RLock()
+        self._materialized_lock = threading.RLock()
+        self._captures = []  # the parent's threads go on copying this process's output too
+        self._termination = None
+        self._undo = ExitStack()
+        writer = self._writer
+        if self._outbox is None or self._closed or writer is None:
+            return
+        self._joined = not self.has_log_fields
+        self._writer = forking.writer_in_fork(writer)
+        self._use_outbox(self._make_outbox(self._writer, self._begin_in_fork))
+        forking.watch_worker(self, PipesContext._note_failure)
+
+    def _begin_in_fork(self) -> bytes:
+        forking.call_at_worker_exit(self.close_fork)
+        if self._options.handle_signals:
+            forking.guard.begin()
+        return self._opening_message()
+
+    def _note_failure(self, error: BaseException) -> None:
+        self._worker_failure = error
+
+    def close_fork(self) -> None:
+        """The forked process ends: end its writer. Never raises.
+
+        A signal's handler may call it in the middle of a closing that will not go on.
+        """
+        outbox = self._outbox
+        if not self._is_fork or outbox is None or not outbox.is_used:
+            return
+        self._closed = True
+        timeout, error = self._options.close_timeout, self._worker_failure
+        try:
+            if outbox.is_closing:
+                outbox.join(timeout)
+            else:
+                block(self._closing(outbox, self._closing_message(error), error), timeout)
+            self._check_delivered(error)
+        except ChannelError as failure:
+            complain(f"asyncpipes: {failure}")
 
 
 _NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"
@@ -352,13 +445,3 @@ _NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _given_exception(exc: object) -> dict[str, Any]:
-    """The wire's form of an exception that is given in that form already."""
-    if not isinstance(exc, Mapping) or not isinstance(exc.get("message"), str):
-        raise InvalidParameterError(
-            "close: `exc` must be an exception, or a mapping with a text under 'message', got"
-            f" {type(exc).__name__}: {exc!r:.100}"
-        )
-    return {"stack": [], "name": None, "cause": None, "context": None, **exc}

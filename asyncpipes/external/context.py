@@ -41,6 +41,12 @@ def open_pipes(
     the block goes to the host with it, and on to the caller unchanged;
     ``sys.exit(0)`` is a clean end.
 
+    Workers: a forked process (``os.fork``, multiprocessing) that reports through the
+    context of its parent becomes a writer of its own, from its first report to its end; one
+    that ends by ``os._exit``, or is killed, has delivered its results, and the outcome says
+    that it never closed. Workers that are spawned, or come from a fork server, have the
+    same bootstrap in their environment and call ``open_pipes()`` themselves.
+
     Args:
         params_loader: where the bootstrap is. By default the environment, else the
             command line. A mapping with the two ``DAGSTER_PIPES_*`` entries, a loader

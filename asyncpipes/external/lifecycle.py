@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..errors import AmbiguousContextError, NotOpenError
+from . import forking
 
 if TYPE_CHECKING:
     from .connection import PipesContext
@@ -38,6 +39,12 @@ def register(context: PipesContext) -> None:
         _open_contexts.append(context)
         if not _exit_hook_installed:
             atexit.register(_at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(
+                    before=forking.guard.hold_back,
+                    after_in_parent=forking.guard.let_go,
+                    after_in_child=_after_fork,
+                )
             _exit_hook_installed = True
 
 
@@ -101,7 +108,22 @@ def _at_exit() -> None:
     with _lock:
         leftover = list(_open_contexts)
     for context in leftover:
-        context.drain_at_exit()  # does nothing in a fork, whose parent has the same lines
+        context.drain_at_exit()
+
+
+def _after_fork() -> None:
+    """This process is a fork, and has one thread: whoever held the lock is gone."""
+    global _lock
+    _lock = threading.RLock()
+    forking.guard.enter(was_guarded=guard.leave_to_fork(), close=_close_forks)
+    for context in _open_contexts.copy():
+        context.follow_fork()
+    forking.guard.let_go()
+
+
+def _close_forks() -> None:
+    for context in _open_contexts.copy():
+        context.close_fork()
 
 
 class Termination:
@@ -133,6 +155,8 @@ class TerminationGuard:
     SystemExit in the main thread); a second one ends the process at once. When the
     last of these contexts is closed, the signal is sent again: the exit status stays
     that of SIGTERM.
+
+    A forked process has no part in it, see ``forking``.
     """
 
     def __init__(self) -> None:
@@ -173,6 +197,13 @@ class TerminationGuard:
         if received:
             _at_exit()  # contexts that the guard did not look after
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave_to_fork(self) -> bool:
+        """Called in a fork: give SIGTERM back there; return whether it was looked after."""
+        guarded = signal.getsignal(signal.SIGTERM) == self._handle
+        if guarded:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return guarded
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         with _lock:

@@ -20,6 +20,7 @@ from ..errors import BootstrapEncodingError, BootstrapError
 from ..protocol import bootstrap
 from ..protocol.codec import loads
 from ..protocol.context import ContextData
+from ..protocol.messages import speaks_extension
 
 _DATA_KEY = "data"
 
@@ -170,7 +171,7 @@ def default_writer(params: Mapping[str, Any]) -> ChannelWriter:
     """
     path = params.get(PATH_KEY)
     if isinstance(path, str):
-        return FileWriter(path)
+        return FileWriter(path, untearable=not speaks_extension(params))
     raise BootstrapEncodingError(
         f"the messages params hold no 'path' but {sorted(params)}: the host reads messages from"
         " somewhere else; pass the matching message_writer to open_pipes()"

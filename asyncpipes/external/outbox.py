@@ -20,6 +20,10 @@ taken out, by the one thread that no signal interrupts. That thread takes no loc
 callers hold, so a report made from inside ``put`` (by a signal's handler, or by a
 ``__del__`` that the garbage collector runs) may even block there.
 
+In a forked process there is no such thread, and locks that other threads held stay
+locked. So a fork has an outbox of its own, which opens the channel and starts its
+thread with the first message: most forks never report.
+
 The buffer is bounded, and what happens at the bound depends on what is put and
 from where; see :class:`Kind`.
 """
@@ -33,12 +37,13 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import get_ident
 from time import time
 
 from ..channels.base import ChannelWriter
 from ..errors import BufferFullError, ChannelError
+from .heartbeat import Heartbeat
 from .waiting import Retry, Room, block
 from .writing import Finisher, Line, count_reported, tell
 
@@ -76,10 +81,24 @@ class Outbox:
         writer: the channel's end, opened already; closed by the outbox.
         name: the ``writer`` id towards a host of ours; None towards a stock host.
         max_bytes: the buffer's limit.
+        heartbeat: what to send while nothing else happens, and when.
+        on_first_use: for a fork, where the outbox opens the writer: called once there is
+            something to send, it returns the message to send first, or ``b""``.
     """
 
-    def __init__(self, writer: ChannelWriter, name: str | None, max_bytes: int) -> None:
+    def __init__(
+        self,
+        writer: ChannelWriter,
+        name: str | None,
+        max_bytes: int,
+        *,
+        heartbeat: Heartbeat | None = None,
+        on_first_use: Callable[[], bytes] | None = None,
+    ) -> None:
         self._writer = writer
+        self._heartbeat = heartbeat
+        self._on_first_use = on_first_use
+        self._is_writer_open = on_first_use is None
         self._max_bytes = max_bytes
         self._finisher = Finisher(name, max_bytes)
         self._tail_bytes = self._finisher.tail_bytes
@@ -104,19 +123,29 @@ class Outbox:
         self._lost = 0  # the user's messages that went nowhere
         self._faulty = False  # the last write met a transient fault
         self._failure: ChannelError | None = None
+        self._abandoned = False  # the thread may be stuck in a write, and tell nobody
         self._closed = False
 
         self._room_waiters: deque[Callable[[], None]] = deque()
-        self._idle = False
+        self._idle = on_first_use is not None
         # Its put() is one step too, and more than one of them do no harm.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
+        self._started = False
         #: What waits for room in this buffer.
         self.room = Room(self)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread, unless it has been."""
+        if self._started:
+            return
+        self._started = True
+        if self._on_first_use is not None:
+            self._lines.appendleft((self._on_first_use(), time(), None))
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no more, or the interpreter ends
+            complain(f"asyncpipes: {error}; what is reported waits until the context is left")
 
     @property
     def failure(self) -> ChannelError | None:
@@ -129,9 +158,19 @@ class Outbox:
         return self._lost + count_reported([*self._batch, *self._lines.copy()])
 
     @property
+    def is_closing(self) -> bool:
+        """Whether the last message has been queued."""
+        return self._last is not None
+
+    @property
     def is_closed(self) -> bool:
         """Whether the last message is out, or given up, and the writer closed."""
         return self._closed
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was ever put into it."""
+        return self._started
 
     @property
     def is_over_limit(self) -> bool:
@@ -166,14 +205,14 @@ class Outbox:
         return True
 
     def on_delivered(self, callback: Callable[[], None]) -> None:
-        """Call back once all that is accepted now is with the channel, or it failed.
+        """Call back once all that is accepted now is with the channel, or counted as lost.
 
         Perhaps at once, perhaps from another thread, perhaps twice; the callback
         must not block.
         """
         self._lines.append((b"", 0.0, callback))
         self._rouse()
-        if self._failure is not None or self._closed:
+        if self._abandoned or self._closed:
             callback()
 
     def on_room(self, callback: Callable[[], None]) -> None:
@@ -197,10 +236,20 @@ class Outbox:
             self._last = line
             self._wake.put(None)
         self._tell_room()
+        self.start()
+        if not self._thread.is_alive() and not self._closed:
+            self._run()
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, after :meth:`close`."""
+        if self._thread.is_alive() and not self._is_writer():
+            self._thread.join(timeout)
 
     def abandon(self, error: ChannelError) -> None:
         """Give up on what is not written; the thread ends as soon as its write returns."""
-        self._fail(error, silent=True)
+        self._abandoned = True
+        self._fail(error)
+        tell([*self._batch, *self._lines.copy()])
 
     def drain(self) -> None:
         """Have the thread write what waits; :meth:`on_delivered` tells when it is done."""
@@ -223,6 +272,7 @@ class Outbox:
             if self._idle:
                 self._idle = False
                 self._wake.put(None)
+                self.start()
             return True
 
     def _put_above_limit(self, head: bytes) -> bool:
@@ -244,7 +294,7 @@ class Outbox:
         if not self._append(head, float("inf"), partial(written.put, None)):
             return False
         self._rouse()
-        if not self._thread.is_alive():  # as in a fork, where nobody else would write it
+        if not self._thread.is_alive():  # it could not be started: nobody else would write it
             while written.empty() and self._write_batch() is None:
                 pass
         elif self._failure is None and not self._faulty:  # trying again is the thread's work
@@ -266,6 +316,7 @@ class Outbox:
 
     def _rouse(self) -> None:
         """Wake the thread even if a put() that was interrupted has not."""
+        self.start()
         if self._wake.empty():
             self._wake.put(None)
 
@@ -279,23 +330,35 @@ class Outbox:
                 retry.succeeded()
             elif not retry.wait():
                 self._fail(fault)
-            if self._batch or self._lines:
+                self._close_writer()  # it may keep others waiting for the rest of its line
+            if self._joined or self._lines:
                 continue
             if self._ending:
                 break
             self._idle = True
             # What is accepted from here on wakes the thread; this came before.
             if not self._lines and self._last is None:
-                self._wake.get()
+                self._sleep()
             self._idle = False
+        self._close_writer()
+        self._closed = True
+        tell(self._lines.copy())  # marks that came too late to be taken out
+        self._on_closed()
+
+    def _close_writer(self) -> None:
         with self._write_lock:
             try:
                 self._writer.close()
             except Exception as error:  # a user's own writer may raise anything
                 self._fail(_mapped("closing the channel failed", error))
-        self._closed = True
-        tell(self._lines.copy())  # marks that came too late to be taken out
-        self._on_closed()
+
+    def _sleep(self) -> None:
+        """Wait for messages, or until the heartbeat has something to do."""
+        heartbeat = self._heartbeat if self._failure is None else None
+        try:
+            self._wake.get(timeout=None if heartbeat is None else heartbeat.timeout)
+        except Empty:
+            pass
 
     def _write_batch(self) -> ChannelError | None:
         """Write what waits, as far as a batch holds it; return a transient fault, if one came."""
@@ -304,9 +367,12 @@ class Outbox:
                 return None  # called from inside, by a report of the writer's
             self._writing = get_ident()
             try:
-                if not self._batch:
+                if not self._joined:
                     self._take_batch()
                 if self._joined and self._failure is None:
+                    if not self._is_writer_open:
+                        self._writer.open()
+                        self._is_writer_open = True
                     self._writer.write(self._joined)
                 self._faulty = False
             except ChannelError as error:
@@ -335,11 +401,14 @@ class Outbox:
             size = more
             batch.append(lines.popleft())
         else:
-            if last is not None and not self._ending:
+            # In a write of its own: towards a stock host, fillers may come after others.
+            if last is not None and not self._ending and not batch:
                 self._ending = True
                 batch.append(last)
         self._batch_size = size
         self._joined = self._finisher.finish(batch, self._dropped)
+        if self._heartbeat is not None and not self._ending:
+            self._joined += self._heartbeat.due()
 
     def _batch_done(self) -> None:
         """Account for a batch: delivered, or gone with a channel that failed."""
@@ -351,17 +420,20 @@ class Outbox:
         if self._room_waiters and self._has_room():
             self._tell_room(forget=True)
 
-    def _fail(self, error: ChannelError, *, silent: bool = False) -> None:
+    def _fail(self, error: ChannelError) -> None:
         if self._failure is not None:
             return
         self._failure = error
-        if not silent:
+        if not self._abandoned:
             complain(f"asyncpipes: {error}; nothing more is reported, the script goes on")
-        tell([*self._batch, *self._lines.copy()])
+        self._tell_callers()
         self._tell_room()
 
     def _tell_callers(self) -> None:
-        """Let go those who wait for their result; a flush goes on waiting."""
+        """Let go those who wait for their result.
+
+        A flush goes on waiting: for the next try, or until all before it is counted as lost.
+        """
         tell(line for line in [*self._batch, *self._lines.copy()] if line[0])
 
     def _tell_room(self, *, forget: bool = False) -> None:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -45,9 +47,15 @@ class Done:
 
 def block(subscribe: Subscribe, timeout: float | None = None) -> bool:
     """Block this thread until the callback comes; False if it did not in time."""
-    done = threading.Event()
-    subscribe(done.set)
-    return done.wait(timeout)
+    # Not an Event: a signal's handler that waits for whoever calls back might have come
+    # while this thread held its lock.
+    done: SimpleQueue[None] = SimpleQueue()
+    subscribe(partial(done.put, None))
+    try:
+        done.get(timeout=timeout)
+    except Empty:
+        return False
+    return True
 
 
 def loop_future(subscribe: Subscribe) -> asyncio.Future[None]:

@@ -55,6 +55,22 @@ class Hub:
         return [subscription for subscription in self.subscriptions if subscription.is_full]
 
     @property
+    def depths(self) -> dict[str, int]:
+        """For each subscriber's name, the events that wait for it."""
+        depths: dict[str, int] = {}
+        for subscription in self.subscriptions:
+            depths[subscription.name] = depths.get(subscription.name, 0) + subscription.depth
+        return depths
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """For each subscriber's name, the events it did not get by its own policy."""
+        drops: dict[str, int] = {}
+        for subscription in self.subscriptions:
+            drops[subscription.name] = drops.get(subscription.name, 0) + subscription.dropped
+        return drops
+
+    @property
     def failed(self) -> list[Subscription]:
         """The subscribers that raised."""
         return [s for s in self.subscriptions if s.error is not None]

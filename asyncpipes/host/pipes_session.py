@@ -203,7 +203,10 @@ class PipesSession:
         """Start the script: once a session.
 
         It gets a process group of its own, no stdin, and its stdout and stderr are
-        always drained.
+        always drained. To end it is to signal that group: whatever it has started goes
+        with it, shells and grandchildren too. A process that has left the group (a daemon,
+        by ``setsid``) is out of reach: it is neither ended nor waited for, and named only
+        if it opened a context and did not close it.
 
         Args:
             command: program and arguments; a single text is run by the shell.

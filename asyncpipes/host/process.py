@@ -155,15 +155,26 @@ def _living_members(group: int) -> list[int]:
     if not entries:
         return [group]
     for entry in entries:
-        try:
-            # See proc(5): "pid (name) state ppid pgrp ..."; the name may hold anything.
-            stat = (entry / "stat").read_text(errors="replace")
-            state, _, pgrp = stat.rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):
-            continue  # it has ended meanwhile
-        if int(pgrp) == group and state not in "ZX":
+        identity = process_identity(int(entry.name))
+        if identity is not None and identity[0] == group:
             members.append(int(entry.name))
     return members
+
+
+def process_identity(pid: int) -> tuple[int, str] | None:
+    """The group of a living process, and when it was started; None if it has ended.
+
+    The two tell it from a later one with the same number. Zombies have ended. Where there
+    is no /proc, nobody is found. Blocks, for as long as the kernel takes.
+    """
+    try:
+        # See proc(5): "pid (name) state ppid pgrp ..."; the name may hold anything.
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        fields = stat.rpartition(")")[2].split()
+        state, group, started = fields[0], int(fields[2]), fields[19]
+    except (OSError, ValueError, IndexError):
+        return None
+    return None if state in "ZX" else (group, started)
 
 
 async def launch(

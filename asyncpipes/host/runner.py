@@ -19,17 +19,20 @@ are, and what fails in here reaches the outcome instead of cancelling the body.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from enum import Enum
+from typing import Any
 
 import anyio
 from anyio import CancelScope, create_task_group, move_on_after
 from anyio.abc import TaskGroup
 
 from ..channels.base import ChannelReader
+from ..channels.file import INCLUDE_STDIO_KEY
 from ..errors import PipesError
 from ..protocol.bootstrap import Bootstrap
 from ..protocol.context import ContextData
@@ -44,9 +47,11 @@ from ..protocol.messages import EXTENSION_KEY, EXTENSION_VERSION
 from ..protocol.outcome import judge
 from ..protocol.reading import SessionReader
 from .hub import Hub
+from .liveness import LivenessMonitor
 from .process import Command, PipesProcess
 from .result import RunResult, SessionHealth, SessionStats
 from .settings import Settings
+from .strict import unwrapped
 from .supervisor import Supervisor
 
 #: How much is decoded before the loop gets a turn, in bytes: about half a
@@ -72,6 +77,9 @@ class SessionRunner:
         self._settings = settings
         self.hub = Hub()
         self._protocol = SessionReader()
+        self._monitor = LivenessMonitor(
+            self._protocol.state, settings, self._interrupt_reading, self._launched
+        )
         self._collected: list[Event] = []
         self._bytes = 0
         self._events = 0
@@ -92,6 +100,7 @@ class SessionRunner:
         self.reading_over = False
         self._supervisor: Supervisor | None = None
         self._exit_code: int | None = None
+        self._finished = False
         self._read_scope: CancelScope | None = None
         self._opened = asyncio.Event()
         self._stopping = False
@@ -109,6 +118,7 @@ class SessionRunner:
 
     def finish(self, exit_code: int | None) -> None:
         """The script, launched by somebody else, has ended."""
+        self._finished = True
         if exit_code is not None:
             self._exit_code = exit_code
         if self.phase is not Phase.OVER:
@@ -151,22 +161,24 @@ class SessionRunner:
     @property
     def stats(self) -> SessionStats:
         """Counts so far."""
-        depths: dict[str, int] = {}
-        drops: dict[str, int] = {}
-        for subscription in self.hub.subscriptions:
-            name = subscription.name
-            depths[name] = depths.get(name, 0) + subscription.depth
-            drops[name] = drops.get(name, 0) + subscription.dropped
-        return SessionStats(self._events, self._bytes, self._lag, depths, drops)
+        return SessionStats(
+            self._events,
+            self._bytes,
+            self._lag,
+            self.hub.depths,
+            self.hub.drops,
+            self._protocol.state.duplicates,
+        )
 
     @property
     def health(self) -> SessionHealth:
-        """Who is open, and which subscribers hold up the reading."""
+        """Who is open and how it is doing, and which subscribers hold up the reading."""
         state = self._protocol.state
-        name = "closed" if state.closed else "open" if state.opened else "waiting"
+        name = "closed" if state.closed else self._monitor.state if state.opened else "waiting"
         if self.drained.is_set():
             name = "drained"
-        return SessionHealth(name, tuple(s.name for s in self.hub.holding))
+        holding = tuple(subscription.name for subscription in self.hub.holding)
+        return SessionHealth(name, holding, self._monitor.writers)
 
     # The runner's own task.
 
@@ -196,6 +208,7 @@ class SessionRunner:
             self._record(error)
         finally:
             self.phase = Phase.OVER
+            self._monitor.close()
             if self._cutter is not None:
                 self._cutter.cancel()
             self._ended_at = time.monotonic()
@@ -208,7 +221,10 @@ class SessionRunner:
         stack.push_async_callback(reader.aclose)
         injected = await self._settings.context_injector.inject(self._context)
         stack.push_async_callback(injected.aclose)
-        messages = {**reader.params, EXTENSION_KEY: {"v": EXTENSION_VERSION}}
+        offer: dict[str, Any] = {"v": EXTENSION_VERSION}
+        if self._settings.heartbeat is not None:
+            offer["heartbeat"] = self._settings.heartbeat
+        messages = {**reader.params, EXTENSION_KEY: offer}
         self.bootstrap = Bootstrap(dict(injected.params), messages)
         return reader
 
@@ -233,10 +249,9 @@ class SessionRunner:
     async def _follow(self, reader: ChannelReader) -> None:
         """Read until nobody can write any more."""
         while not self.reading_over:
-            data = b""
-            with CancelScope() as self._read_scope:
-                data = await reader.read()
-            await self._take(data)
+            await self._take(await self._read_next(reader))
+            if self._monitor.is_due:
+                await self._check_liveness(reader)
             if self._all_others_have_closed:
                 await self._read_backlog(reader)
                 # Asked anew, since a script may have come meanwhile. From here on none
@@ -246,30 +261,64 @@ class SessionRunner:
 
     async def _drain(self, reader: ChannelReader) -> None:
         """Read what is there, and wait a while for writers that have not closed."""
-        await self._read_backlog(reader)
+        await self._check_liveness(reader, ended=True)
         deadline = anyio.current_time() + self._settings.drain_timeout
-        while not self._is_ended_by_us() and (left := deadline - anyio.current_time()) > 0:
-            data = b""
-            if self._protocol.state.open_writers:
-                with move_on_after(left):  # around the read alone: its data must be taken
-                    data = await reader.read()
+        while not self._is_ended_by_us() and anyio.current_time() < deadline:
+            if self._protocol.state.open_writers or self._may_get_output(reader):
+                data = await self._read_next(reader, deadline)
             elif not (data := await reader.read_available()):
                 break
             await self._take(data)
-        await self._read_backlog(reader)
+            if self._monitor.is_due:
+                await self._check_liveness(reader)
+        await self._check_liveness(reader, ended=True)
         if data := await reader.read_available():
             await self._take(data)
             self._failures.append("others were still writing to the channel when reading ended")
         await self._publish(*self._protocol.receive_end(time.time()))
+
+    async def _read_next(self, reader: ChannelReader, deadline: float = math.inf) -> bytes:
+        """Wait for bytes; none if interrupted, or by ``deadline``."""
+        with CancelScope(deadline=deadline) as self._read_scope:  # what is read must be taken
+            return await reader.read()
+        return b""
+
+    def _interrupt_reading(self) -> None:
+        if self._read_scope is not None:
+            self._read_scope.cancel()
+
+    async def _check_liveness(self, reader: ChannelReader, *, ended: bool = False) -> None:
+        """Read all that is there now, and judge by that how the writers are doing."""
+        gone = await self._monitor.ask_processes(ended=ended)
+        await self._read_backlog(reader)
+        events, reason = self._monitor.look(gone)
+        await self._publish_health(events)
+        if reason is not None:
+            self.stop(timed_out=reason)
+
+    async def _publish_health(self, events: Sequence[Event]) -> None:
+        if events:
+            if self._settings.collect == "all":
+                self._collected += events
+            await self.hub.publish(events, [0] * len(events))
+
+    def _launched(self) -> PipesProcess | None:
+        return self._supervisor.process if self._supervisor is not None else None
 
     @property
     def _all_others_have_closed(self) -> bool:
         """Whether scripts that somebody else launched have come, and have all closed."""
         return not self.launching and self._protocol.state.closed
 
+    def _may_get_output(self, reader: ChannelReader) -> bool:
+        """Whether a stock script may still copy its output, as it does after its ``closed``."""
+        if self.launching or self._finished or self._stopping:
+            return False
+        return bool(reader.params.get(INCLUDE_STDIO_KEY)) and self._protocol.state.has_closed(None)
+
     def _is_ended_by_us(self) -> bool:
         """Whether we ended the process group: then nobody is left to wait for."""
-        process = self._supervisor.process if self._supervisor is not None else None
+        process = self._launched()
         return self._stopping and process is not None and not process.group_is_alive()
 
     async def _read_backlog(self, reader: ChannelReader) -> None:
@@ -284,11 +333,12 @@ class SessionRunner:
                 left -= len(data)
 
     async def _take(self, data: bytes) -> None:
-        received_at = time.time()
+        received_at, heard_at = time.time(), self._monitor.now
         self._bytes += len(data)
         for start in range(0, len(data), _SLICE_BYTES):
             part = data[start : start + _SLICE_BYTES]
-            await self._publish(*self._protocol.receive_data(part, received_at))
+            await self._publish(*self._protocol.receive_data(part, received_at, heard_at))
+            await self._publish_health(await self._monitor.take_notice())
             await asyncio.sleep(0)
 
     async def _publish(self, events: list[Event], sizes: list[int]) -> None:
@@ -315,8 +365,7 @@ class SessionRunner:
     def _end_reading(self) -> None:
         self.reading_over = True
         self._opened.set()  # or it never will be
-        if self._read_scope is not None:
-            self._read_scope.cancel()
+        self._interrupt_reading()
         if self._stopping:
             self.limit_delivery()
 
@@ -341,7 +390,7 @@ class SessionRunner:
 
     def _record(self, error: BaseException) -> None:
         """Something failed in here: it goes into the result, or to who waits for the opening."""
-        error = _unwrapped(error)
+        error = unwrapped(error)
         if not self.ready.done():
             self.ready.set_exception(error)
             return
@@ -361,14 +410,9 @@ class SessionRunner:
             self.fault = self.fault or subscription.error
         code, stderr = self._exit_code, ""
         if self._supervisor is not None:
-            supervisor, stderr = self._supervisor, self._supervisor.stderr
-            code = supervisor.process.returncode if supervisor.process is not None else None
-            if supervisor.failure is not None:
-                failures.append(str(supervisor.failure))
-            failures += [f"not all of {stream} was forwarded" for stream in supervisor.unforwarded]
-            if supervisor.survivors and not self._stopping:
-                pids = ", ".join(map(str, supervisor.survivors))
-                failures.append(f"the process ended and left others of its group running: {pids}")
+            process, stderr = self._supervisor.process, self._supervisor.stderr
+            code = process.returncode if process is not None else None
+            failures += self._supervisor.reasons(stopped=self._stopping)
         outcome = judge(
             self._protocol.state,
             exit_code=None if code is None or code < 0 else code,
@@ -390,12 +434,3 @@ class SessionRunner:
             stderr=stderr,
             subscriber_failed=bool(failed),
         )
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    """The exception itself, where a task group has wrapped a single one."""
-    while True:
-        inner = getattr(error, "exceptions", None)
-        if not isinstance(inner, tuple) or len(inner) != 1:
-            return error
-        error = inner[0]

@@ -25,6 +25,9 @@ __all__ = ["PipesSession", "open_pipes_session", "run"]
 #: Seconds between SIGINT, SIGTERM and SIGKILL, by default: time for a script to write
 #: what it has, and short enough for a person who waits.
 DEFAULT_GRACE = 10.0
+#: Seconds between heartbeats, by default: seldom enough that thousands of scripts cost a
+#: host nothing, and a script that hangs is known to within half a minute.
+DEFAULT_HEARTBEAT = 10.0
 
 
 def open_pipes_session(
@@ -38,6 +41,10 @@ def open_pipes_session(
     open_timeout: float | None = None,
     forward_stdio: ForwardStdio = True,
     grace: float = DEFAULT_GRACE,
+    heartbeat: float | None = DEFAULT_HEARTBEAT,
+    silent_timeout: float | None = None,
+    blocked_timeout: float | None = None,
+    dead_timeout: float | None = None,
     **fields: Any,
 ) -> PipesSession:
     """Open a session with a script; use it with ``async with``.
@@ -64,8 +71,10 @@ def open_pipes_session(
             custom messages), ``"all"`` events, or ``"none"``.
         drain_timeout: seconds to wait, after the process has ended, for writers that
             have not closed, for processes that still hold its stdout, and for the rest
-            of its group; also what subscribers have left once a stopped run has ended,
-            and what this process's stdout may take for the rest of the forwarded output.
+            of its group; after the last ``closed`` of stock scripts that somebody else
+            launched, for the output they copy until ``finish()``; also what subscribers
+            have left once a stopped run has ended, and what this process's stdout may take
+            for the rest of the forwarded output.
         open_timeout: seconds from here within which a script must open its context; None
             to wait as long as the process runs, or for ever without one.
         forward_stdio: True copies the process's stdout and stderr to this process's (and
@@ -73,6 +82,21 @@ def open_pipes_session(
             False drops them, ``"events"`` makes them ``ExternalStreamEvent``,
             ``"both"`` does both.
         grace: seconds between SIGINT, SIGTERM and SIGKILL when the process must be ended.
+        heartbeat: seconds between the heartbeats that asyncpipes scripts are to send, from
+            0.01 to 86,400; None for none. They cost nothing where no such script opens,
+            and a stock script sends none.
+        silent_timeout: seconds after which the run is ended, as ``timed_out``, when a
+            script has become *silent*: for 2.5 times ``heartbeat`` nothing has come from
+            it, neither a message nor a heartbeat, though its process lives or nobody can
+            tell. None, the default, never ends it for that.
+        blocked_timeout: the same for one that is *blocked*: its heartbeats come, and say
+            that its event loop has not answered for 1 s or longer.
+        dead_timeout: the same for one that is *dead*: its process has ended and it has
+            not closed. The launched process is seen to end at once, and the run ends with
+            it; a worker of its process group is looked for when it has been silent for
+            2.5 times ``heartbeat`` (where there is a /proc).
+
+    How a script is doing is in ``session.health`` and told by ``HealthEvent``.
 
     Raises (on entering):
         InvalidParameterError: a field of the context is wrong; names it.
@@ -103,6 +127,10 @@ def open_pipes_session(
         open_timeout=open_timeout,
         forward_stdio=forward_stdio,
         grace=grace,
+        heartbeat=heartbeat,
+        silent_timeout=silent_timeout,
+        blocked_timeout=blocked_timeout,
+        dead_timeout=dead_timeout,
     )
     return PipesSession(context if context is not None else build_context(**fields), settings)
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ..channels.base import Channel
 from ..errors import InvalidParameterError
+from ..protocol.messages import MAX_HEARTBEAT, MIN_HEARTBEAT
 from .context_injectors import ContextInjector
 
 Collect = Literal["results", "all", "none"]
@@ -30,6 +31,10 @@ class Settings:
     open_timeout: float | None
     forward_stdio: ForwardStdio
     grace: float
+    heartbeat: float | None
+    silent_timeout: float | None
+    blocked_timeout: float | None
+    dead_timeout: float | None
 
     def __post_init__(self) -> None:
         _check(isinstance(self.channel, Channel), "channel", "a Channel", self.channel)
@@ -51,6 +56,22 @@ class Settings:
         check_seconds("open_pipes_session", "drain_timeout", self.drain_timeout)
         check_seconds("open_pipes_session", "open_timeout", self.open_timeout, optional=True)
         check_seconds("open_pipes_session", "grace", self.grace)
+        check_seconds("open_pipes_session", "heartbeat", self.heartbeat, optional=True)
+        if self.heartbeat is not None:
+            _check(
+                MIN_HEARTBEAT <= self.heartbeat <= MAX_HEARTBEAT,
+                "heartbeat",
+                f"from {MIN_HEARTBEAT:g} to {MAX_HEARTBEAT:g} seconds, or None for none",
+                self.heartbeat,
+            )
+        for name in ("silent_timeout", "blocked_timeout", "dead_timeout"):
+            value = getattr(self, name)
+            check_seconds("open_pipes_session", name, value, optional=True)
+            if value is not None and self.heartbeat is None and name != "dead_timeout":
+                raise InvalidParameterError(
+                    f"open_pipes_session: `{name}` needs heartbeats: give `heartbeat` a number"
+                    " of seconds"
+                )
 
 
 def check_seconds(method: str, name: str, value: object, *, optional: bool = False) -> None:

@@ -40,6 +40,15 @@ def strict_error(result: RunResult, cause: BaseException | None) -> OutcomeError
     return error
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The exception itself, where a task group has wrapped a single one."""
+    while True:
+        inner = getattr(error, "exceptions", None)
+        if not isinstance(inner, tuple) or len(inner) != 1:
+            return error
+        error = inner[0]
+
+
 def _message(result: RunResult) -> str:
     outcome = result.outcome
     parts = ["; ".join(outcome.reasons)]

@@ -20,6 +20,7 @@ from ..protocol.events import (
     Event,
     ExternalStreamEvent,
     GapEvent,
+    HealthEvent,
     Level,
     LogEvent,
     MalformedEvent,
@@ -41,6 +42,7 @@ EVENT_NAMES: dict[type[Event], str] = {
     ExternalStreamEvent: "external_stream",
     MalformedEvent: "malformed",
     GapEvent: "gap",
+    HealthEvent: "health",
 }
 
 
@@ -95,8 +97,11 @@ class BinaryWriter(Protocol):
 def to_logger(logger: logging.Logger) -> Callable[[Event], None]:
     """Log what the script logs, at its level; malformed lines and gaps as warnings.
 
+    So is a script that is silent, blocked or dead; that it is alive again is an INFO.
+
     The script's own logger name, file and line, where it sent them, are in the
-    record's ``pipes`` attribute.
+    record's ``pipes`` attribute. Subscribe it with ``in_thread=True`` where the logger's
+    handlers write to a file or a terminal, so that the loop does not wait for them.
     """
 
     def log_event(event: Event) -> None:
@@ -110,8 +115,26 @@ def to_logger(logger: logging.Logger) -> Callable[[Event], None]:
                 logger.warning("malformed message: %s: %r", event.reason, event.raw[:200])
             case GapEvent():
                 logger.warning("messages %d to %d never arrived", event.first, event.last)
+            case HealthEvent():
+                level = logging.INFO if event.status == "alive" else logging.WARNING
+                logger.log(level, "%s", describe_health(event))
 
     return log_event
+
+
+def describe_health(event: HealthEvent) -> str:
+    """What a :class:`HealthEvent` says, in words."""
+    who = "the script" if event.pid is None else f"process {event.pid}"
+    match event.status:
+        case "blocked":
+            lag = "" if event.lag is None else f": it has not answered for {event.lag:.1f} s"
+            return f"the event loop of {who} is blocked{lag}"
+        case "silent":
+            return f"{who} is silent: neither messages nor heartbeats come from it"
+        case "dead":
+            return f"{who} has ended without closing its context"
+        case "alive":
+            return f"{who} is alive again"
 
 
 def to_list(target: list[Event]) -> Callable[[Event], None]:

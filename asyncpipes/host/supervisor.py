@@ -62,6 +62,15 @@ class Supervisor:
         """The last of what the process wrote to stderr."""
         return self._tail.text
 
+    def reasons(self, *, stopped: bool) -> list[str]:
+        """What went wrong with it, in words; survivors count unless the run was ``stopped``."""
+        reasons = [] if self.failure is None else [str(self.failure)]
+        reasons += [f"not all of {stream} was forwarded" for stream in self.unforwarded]
+        if self.survivors and not stopped:
+            pids = ", ".join(map(str, self.survivors))
+            reasons.append(f"the process ended and left others of its group running: {pids}")
+        return reasons
+
     def launch(
         self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
     ) -> asyncio.Future[PipesProcess]:

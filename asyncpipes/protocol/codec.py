@@ -51,6 +51,18 @@ _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 # A key in an error message is there to be recognised, not to be read in full.
 _MAX_KEY_CHARS = 80
 
+# The interpreter's limit for int to text (sys.set_int_max_str_digits) cannot be set lower.
+_LONG_INTEGER_BITS = 2000
+
+#: Levels of arrays and objects in what is decoded: orjson's own limit, kept where the
+#: standard library decodes too, which may take thousands or fewer, as its version has it.
+MAX_NESTING = 1024
+
+#: Levels of arrays and objects in what is encoded. Every reader takes as many, with a
+#: message around them: the standard library of Python 3.10 and 3.11, which stock hosts
+#: read with, counts them together with its callers and ends at 1,000.
+MAX_NESTING_SENT = 500
+
 
 class _Refusal(Exception):
     """A value that JSON cannot hold; ``path`` is collected from the inside out."""
@@ -91,15 +103,12 @@ def _dumps_plain(value: Any, where: str) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         pass  # an integer beyond 64 bits, a lone surrogate, or more than 254 levels
+    if _is_deeper(value, MAX_NESTING_SENT):
+        raise _too_deep(where)
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     except RecursionError:
         raise _too_deep(where) from None
-    except ValueError:
-        raise InvalidParameterError(
-            f"{where} holds an integer with too many digits for this interpreter; "
-            f"send it as text, such as hex()"
-        ) from None
     return text.encode("ascii")
 
 
@@ -122,13 +131,33 @@ def plain(value: Any, *, where: str) -> Any:
 
 def _too_deep(where: str) -> InvalidParameterError:
     return InvalidParameterError(
-        f"{where} contains itself or is nested too deeply for JSON; flatten it"
+        f"{where} contains itself or is nested too deeply for JSON, of which"
+        f" {MAX_NESTING_SENT} levels are sent at most; flatten it"
     )
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether plain ``value`` has more levels of arrays and objects than ``limit``."""
+    level = [value] if type(value) in (dict, list) else []
+    for _ in range(limit):
+        if not level:
+            return False
+        level = [
+            child
+            for each in level
+            for child in (each.values() if type(each) is dict else each)
+            if type(child) is dict or type(child) is list
+        ]
+    return bool(level)
 
 
 def _walk(value: Any) -> Any:
     kind = type(value)
-    if value is None or kind is str or kind is int or kind is bool:
+    if value is None or kind is str or kind is bool:
+        return value
+    if kind is int:
+        if value.bit_length() > _LONG_INTEGER_BITS:
+            _check_digits(value)
         return value
     if kind is float:
         if math.isfinite(value):
@@ -152,6 +181,16 @@ def _walk(value: Any) -> Any:
     except Exception as exc:  # the value's own code: __fspath__, a property, a Mapping
         raise _Refusal(f"is {_a(value)} that raised while it was read: {_safe(exc)}") from exc
     return _walk(simpler)
+
+
+def _check_digits(value: int) -> None:
+    try:
+        str(value)
+    except ValueError:
+        raise _Refusal(
+            "is an integer with too many digits for this interpreter; send it as text, such as"
+            " hex()"
+        ) from None
 
 
 def _walk_dict(value: dict[Any, Any]) -> dict[str, Any]:
@@ -210,6 +249,26 @@ def _safe(exc: Exception) -> str:
         return f"{type(exc).__name__}: {exc}"
     except Exception:  # an exception whose text raises too
         return type(exc).__name__
+
+
+def shown(value: Any, chars: int = 60) -> str:
+    """``value`` for an error message: cut to about ``chars`` characters, and never an error.
+
+    Of a text only as much is copied as is shown, and nested values are not entered:
+    they may be large, and deeper than ``repr`` can go.
+    """
+    if type(value) is dict:
+        return "an object"
+    if type(value) is list:
+        return "an array"
+    if issubclass(type(value), str):  # isinstance() may run the value's own code
+        text = str.__str__(value)
+        return repr(text[:chars]) + ("..." if len(text) > chars else "")
+    try:
+        text = repr(value)
+    except Exception:  # the value's own code, or an int with too many digits
+        return f"a value {_a(value)}"
+    return text if len(text) <= chars else f"{text[: chars - 3]}..."
 
 
 def convert(value: Any) -> Any:
@@ -354,7 +413,7 @@ def loads_exact(line: bytes | bytearray | memoryview) -> Any:
             f"invalid UTF-8: byte 0x{exc.object[exc.start]:02x} at offset {exc.start}"
         ) from None
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as exc:
         raise ValueError(f"not JSON: {exc.msg} at column {exc.pos + 1}") from None
     except RecursionError:
@@ -362,3 +421,6 @@ def loads_exact(line: bytes | bytearray | memoryview) -> Any:
     except ValueError:
         # The interpreter's limit for text to int (sys.set_int_max_str_digits).
         raise ValueError("holds an integer with too many digits for this interpreter") from None
+    if _is_deeper(value, MAX_NESTING):
+        raise ValueError(f"nested too deeply to be decoded: more than {MAX_NESTING} levels")
+    return value

@@ -1,8 +1,8 @@
 """What a session consists of, as immutable typed values.
 
-One class for each method of protocol 0.1, and two for what the reading side
-finds out by itself: :class:`MalformedEvent` and :class:`GapEvent`. Field names
-are the wire's names. All of them work with ``match``::
+One class for each method of protocol 0.1, and three for what the reading side
+finds out by itself: :class:`MalformedEvent`, :class:`GapEvent` and
+:class:`HealthEvent`. Field names are the wire's names. All of them work with ``match``::
 
     match event:
         case LogEvent(level="ERROR", message=text): ...
@@ -31,6 +31,7 @@ from .metadata import MetadataValue
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Severity = Literal["WARN", "ERROR"]
 Stream = Literal["stdout", "stderr"]
+Status = Literal["alive", "silent", "blocked", "dead"]
 
 #: Python's numbers for the five levels of the protocol.
 LEVEL_NUMBERS: Mapping[str, int] = {
@@ -136,6 +137,25 @@ class GapEvent(Event):
 
     first: int
     last: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthEvent(Event):
+    """A writer is doing otherwise than before. It is the host that says so, not the script.
+
+    Attributes:
+        status: ``"blocked"``: its heartbeats say that its event loop has not answered for
+            1 s or longer; ``"silent"``: nothing has come for 2.5 intervals of its
+            heartbeat, while its process lives or nobody can tell; ``"dead"``: its process
+            has ended, and it has not closed; ``"alive"``: none of these any more.
+        lag: seconds that its event loop took to answer, or was taking by then, by its
+            latest heartbeat; None where it has no loop, or has sent none.
+        pid: its process, as it said itself; None for stock scripts.
+    """
+
+    status: Status
+    lag: float | None = None
+    pid: int | None = None
 
 
 E = TypeVar("E", bound=Event)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any
 
 from ..errors import MalformedMessageError
@@ -21,6 +22,9 @@ MAX_EXCEPTIONS = 500
 MAX_MESSAGE_CHARS = 64 * 1024
 MAX_TOTAL_CHARS = 4 * 1024 * 1024
 MAX_RENDERED_LINES = 2000
+MAX_FOLDED_LINES = 20_000
+MAX_FRAMES = 1000
+MAX_NOTES = 200
 
 # Their last line holds more than type and text (the source line, "Did you mean"),
 # which only the traceback module knows.
@@ -67,7 +71,8 @@ def encode_exception(exc: BaseException, *, extended: bool) -> dict[str, Any]:
 
     Chains and groups deeper than 50, groups of more than 200, and more than 500
     exceptions in all are cut, with a line that says how many were left out; so are
-    messages over 64 Ki characters, and stacks once 4 Mi characters are gathered.
+    messages over 64 Ki characters, stacks of more than 1,000 entries, notes beyond
+    200, and stacks once 4 Mi characters are gathered.
     Never raises, whatever the exception's own ``__str__`` does.
 
     Args:
@@ -98,7 +103,10 @@ def _to_wire(node: PipesException, extended: bool) -> dict[str, Any]:
 
 def _fold(node: PipesException) -> Iterator[str]:
     """The leaves as entries for ``stack``, indented so that the structure shows."""
-    for line in _render_leaves(node, stacks=True):
+    for number, line in enumerate(_render_leaves(node, stacks=True)):
+        if number == MAX_FOLDED_LINES:
+            yield "  [the rest was left out]\n"
+            return
         yield f"  {line}\n"
 
 
@@ -111,15 +119,13 @@ class _Encoder:
         self._seen: set[int] = set()
 
     def encode(self, exc: BaseException, depth: int = 1) -> PipesException:
-        import traceback  # loads the tokenizer and more; needed for failures only
-
         self._left -= 1
         self._seen.add(id(exc))
         message = self._fit(_message(exc))
         notes = [self._fit(note) for note in _notes(exc) if self._chars_left > 0]
         stack = ["[the stack was left out: the exceptions before it filled the message]\n"]
         if self._chars_left > 0:
-            stack = [self._fit(text) for text in traceback.extract_tb(exc.__traceback__).format()]
+            stack = [self._fit(text) for text in _entries(exc.__traceback__)]
         # Leaves come first: anyio and trio make a leaf the group's context as well.
         leaves, left_out = self._leaves(exc, depth)
         cause, context, links_left_out = self._links(exc, depth)
@@ -184,6 +190,21 @@ class _Encoder:
         return count
 
 
+def _entries(stack: TracebackType | None) -> list[str]:
+    """The traceback's entries, of a very long one those at its ends."""
+    import traceback  # loads the tokenizer and more; needed for failures only
+
+    length = sum(1 for _ in traceback.walk_tb(stack))
+    if length <= MAX_FRAMES:
+        return traceback.extract_tb(stack).format()
+    half = MAX_FRAMES // 2
+    return [
+        *traceback.extract_tb(stack, limit=half).format(),
+        f"[{length - 2 * half} more entries were left out]\n",
+        *traceback.extract_tb(stack, limit=-half).format(),
+    ]
+
+
 def _next_link(exc: BaseException) -> BaseException | None:
     if exc.__cause__ is not None or exc.__suppress_context__:
         return exc.__cause__
@@ -244,17 +265,22 @@ def _notes_text(exc: BaseException) -> str:
 
 
 def _notes(exc: BaseException) -> list[str]:
-    notes = getattr(exc, "__notes__", None)
+    try:
+        notes = getattr(exc, "__notes__", None)
+    except Exception:  # a property that raises
+        return []
     if notes is None:
         return []
     if not isinstance(notes, (list, tuple)):
         notes = [notes]
     texts: list[str] = []
-    for note in notes:
+    for note in notes[:MAX_NOTES]:
         try:
             texts.append(str(note))
         except Exception:  # the user's __str__
             texts.append("<unprintable note>")
+    if len(notes) > MAX_NOTES:
+        texts.append(f"[{len(notes) - MAX_NOTES} more notes were left out]")
     return texts
 
 

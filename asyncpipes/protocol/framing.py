@@ -9,7 +9,7 @@ from __future__ import annotations
 
 #: The longest line that is accepted by default, in bytes. Materializations with
 #: tables of a few MB occur; 64 MiB leaves room and still bounds what one
-#: missing newline can cost.
+#: missing newline can cost: under 1 GiB, since orjson works in 12 times the line.
 DEFAULT_LINE_LIMIT = 64 * 1024 * 1024
 
 #: How much of a line that cannot be used is kept to show, in bytes.
@@ -41,7 +41,8 @@ class LineFramer:
         if limit < 1:
             raise ValueError(f"limit must be at least 1 byte, got {limit}")
         self._limit = limit
-        self._parts: list[bytes] = []
+        # Grown in place: a line that comes byte by byte costs no more than its length.
+        self._held = bytearray()
         self._pending = 0
         self._position = 0
 
@@ -89,12 +90,12 @@ class LineFramer:
             return
         room = max(self._limit, RAW_LIMIT) - self._pending
         if room > 0:
-            self._parts.append(part[:room])
+            self._held += part[:room]
         self._pending += len(part)
 
     def _take(self) -> bytes | OversizedLine:
-        joined, length = b"".join(self._parts), self._pending
-        self._parts, self._pending = [], 0
+        joined, length = bytes(self._held), self._pending
+        self._held, self._pending = bytearray(), 0
         return joined if length <= self._limit else OversizedLine(joined[:RAW_LIMIT], length)
 
     def _checked(self, line: bytes | OversizedLine) -> bytes | OversizedLine:

@@ -13,6 +13,12 @@ stock host, or the negotiated extension, whose numbers exist only then::
 The stock host ignores unknown keys at the top level, and only there; they are
 still sent to a host of ours alone (``"asyncpipes": {"v": 1}`` in the messages
 params of the bootstrap).
+
+A host that asks for it (``"asyncpipes": {"v": 1, "heartbeat": 10.0}``, in seconds) is
+sent a *heartbeat* at that interval too, a line of its own that has no number::
+
+    {"__dagster_pipes_version":"0.1","method":"asyncpipes.heartbeat","params":{"interval":10.0,
+     "lag":0.012,"pid":4711},"writer":"k3f9","sent_at":1767225600.123456}
 """
 
 from __future__ import annotations
@@ -28,6 +34,13 @@ VERSION_FIELD = "__dagster_pipes_version"
 #: The key in the messages params by which our host and our scripts agree on extensions.
 EXTENSION_KEY = "asyncpipes"
 EXTENSION_VERSION = 1
+
+#: Not one of protocol 0.1, and never sent to a stock host, whose reader it would end.
+HEARTBEAT_METHOD = "asyncpipes.heartbeat"
+#: The limits of a heartbeat's interval, in seconds: more often costs more than it tells,
+#: and what comes once a day tells nothing any more.
+MIN_HEARTBEAT = 0.01
+MAX_HEARTBEAT = 86_400.0
 
 METHODS = (
     "opened",
@@ -49,6 +62,11 @@ _LEVEL_ENDS = {
     level: f',"level":"{level}"}}'.encode()
     for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 }
+
+_HEARTBEAT = (
+    f'{{"{VERSION_FIELD}":"{PROTOCOL_VERSION}","method":"{HEARTBEAT_METHOD}","params":'.encode()
+    + b'{"interval":%.6f,"lag":%b,"pid":%d},"writer":"%b","sent_at":%.6f}\n'
+)
 
 #: The end of a line towards a stock host.
 PLAIN_TAIL = b"}\n"
@@ -94,6 +112,35 @@ def extension_tail(writer: str, seq: int, sent_at: float, dropped: int = 0) -> b
             dropped,
         )
     return b',"writer":"%b","seq":%d,"sent_at":%.6f}\n' % (writer.encode(), seq, sent_at)
+
+
+def encode_heartbeat(
+    writer: str, interval: float, lag: float | None, pid: int, sent_at: float
+) -> bytes:
+    """A heartbeat, a whole line with its newline; for a host of ours that asked for it.
+
+    Args:
+        interval: seconds from one heartbeat to the next.
+        lag: seconds that the script's event loop took, or is taking by now, to answer;
+            None where there is no loop.
+        pid: the process that sends it.
+        sent_at: seconds since the epoch.
+    """
+    answer = b"null" if lag is None else b"%.6f" % lag
+    return _HEARTBEAT % (interval, answer, pid, writer.encode(), sent_at)
+
+
+def heartbeat_interval(messages_params: Mapping[str, Any]) -> float | None:
+    """How often the host that sent these params wants a heartbeat, in seconds; None for never.
+
+    What is no number from :data:`MIN_HEARTBEAT` to :data:`MAX_HEARTBEAT` is no wish: a
+    script must not fail for it.
+    """
+    if not speaks_extension(messages_params):
+        return None
+    interval = messages_params[EXTENSION_KEY].get("heartbeat")
+    is_number = type(interval) in (int, float)  # True is none
+    return float(interval) if is_number and MIN_HEARTBEAT <= interval <= MAX_HEARTBEAT else None
 
 
 def speaks_extension(messages_params: Mapping[str, Any]) -> bool:

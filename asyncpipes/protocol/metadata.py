@@ -112,24 +112,39 @@ def encode_metadata(
     """
     if metadata is None:
         return None
-    if not isinstance(metadata, Mapping):
-        raise InvalidParameterError(
-            f"{method}: metadata must be a mapping of labels to values, "
-            f"not {type(metadata).__name__}"
-        )
     wire: dict[str, dict[str, Any]] = {}
-    for label, value in metadata.items():
-        if not isinstance(label, str):
+    for label, value in _items(metadata, method):
+        if not issubclass(type(label), str):  # isinstance() may run the label's own code
             raise InvalidParameterError(
-                f"{method}: metadata labels must be str; {label!r:.80} is {type(label).__name__}"
+                f"{method}: metadata labels must be str; {codec.shown(label, 80)} is "
+                f"{type(label).__name__}"
             )
-        where = f"{method}: metadata[{label!r:.80}]"
+        where = f"{method}: metadata[{codec.shown(label, 80)}]"
         try:
             kind, raw_value = _encode_value(value, where)
         except _Unfit as exc:
             raise InvalidParameterError(f"{where} {exc}") from None
+        except InvalidParameterError:
+            raise
+        except Exception as exc:  # the value's own code: a time zone, a property
+            raise InvalidParameterError(
+                f"{where} raised {type(exc).__name__} while it was read"
+            ) from exc
         wire[str.__str__(label)] = {"raw_value": raw_value, "type": kind}
     return wire or None
+
+
+def _items(metadata: Mapping[str, Any], method: str) -> list[tuple[str, Any]]:
+    try:
+        if isinstance(metadata, Mapping):
+            return list(metadata.items())
+    except Exception as exc:  # the mapping's own code
+        raise InvalidParameterError(
+            f"{method}: metadata raised {type(exc).__name__} while it was read"
+        ) from exc
+    raise InvalidParameterError(
+        f"{method}: metadata must be a mapping of labels to values, not {type(metadata).__name__}"
+    )
 
 
 def _encode_value(value: Any, where: str) -> tuple[str, Any]:
@@ -150,7 +165,7 @@ def _infer(value: Any, where: str) -> tuple[str, Any]:
     if isinstance(value, (datetime, date, time)):
         return "text", codec.plain(value, where=where)
     if isinstance(value, timedelta):
-        return "float", value.total_seconds()
+        return "float", timedelta.total_seconds(value)
     if codec.is_path(value):
         return "path", codec.plain(value, where=where)
     if codec.is_numpy(value) and not getattr(value, "ndim", 0):
@@ -164,7 +179,8 @@ def _infer(value: Any, where: str) -> tuple[str, Any]:
 def _typed(kind: Any, raw_value: Any, where: str) -> tuple[str, Any]:
     if not isinstance(kind, str) or kind not in METADATA_TYPES:
         raise _Unfit(
-            f"has the unknown type {kind!r:.80}; the types are {', '.join(sorted(METADATA_TYPES))}"
+            f"has the unknown type {codec.shown(kind, 80)}; the types are "
+            f"{', '.join(sorted(METADATA_TYPES))}"
         )
     if kind == INFER:
         if isinstance(raw_value, dict):
@@ -250,8 +266,8 @@ def _table(value: Any, kind: str) -> Any:
         for column, cell in cells.items():
             if isinstance(cell, (dict, list)):
                 raise _Unfit(
-                    f"is of type {kind}: records[{index}][{column!r:.80}] must be a str, "
-                    f"a number, a bool or None"
+                    f"is of type {kind}: records[{index}][{codec.shown(column, 80)}] must be a "
+                    f"str, a number, a bool or None"
                 )
     _columns(table["schema"], kind, "schema")
     return table
@@ -288,7 +304,7 @@ def _constraints(value: Any, kind: str, path: str) -> None:
             good = isinstance(each, list) and all(isinstance(text, str) for text in each)
         else:
             raise _Unfit(
-                f"is of type {kind}: {path} has the unknown key {key!r:.80}; "
+                f"is of type {kind}: {path} has the unknown key {codec.shown(key, 80)}; "
                 f"the keys are nullable, unique, other"
             )
         if not good:
@@ -299,7 +315,7 @@ def _constraints(value: Any, kind: str, path: str) -> None:
 def _lineage(value: Any, kind: str) -> Any:
     lineage = _object(value, kind, "raw_value", ("deps_by_column",))
     for column, deps in _object(lineage["deps_by_column"], kind, "deps_by_column", ()).items():
-        path = f"deps_by_column[{column!r:.80}]"
+        path = f"deps_by_column[{codec.shown(column, 80)}]"
         seen: set[tuple[tuple[str, ...], str]] = set()
         for index, each in enumerate(_array(deps, kind, path)):
             dep = _object(each, kind, f"{path}[{index}]", ("asset_key", "column_name"))
@@ -316,7 +332,10 @@ def _lineage(value: Any, kind: str) -> Any:
                     f"(a str or an array of str) and column_name (a str)"
                 )
             if (tuple(parts), name) in seen:
-                raise _Unfit(f"is of type {kind}: {path} names {key!r:.80} {name!r:.80} twice")
+                raise _Unfit(
+                    f"is of type {kind}: {path} names {codec.shown(key, 80)} "
+                    f"{codec.shown(name, 80)} twice"
+                )
             seen.add((tuple(parts), name))
     return lineage
 
@@ -363,10 +382,12 @@ def decode_metadata(raw: Any) -> dict[str, MetadataValue]:
             known = kind in METADATA_TYPES
         except (TypeError, KeyError):
             raise MalformedMessageError(
-                f"metadata[{label!r:.80}] is no object with a 'type' that is a text "
+                f"metadata[{codec.shown(label, 80)}] is no object with a 'type' that is a text "
                 f"and a 'raw_value'"
             ) from None
         if not known:
-            raise MalformedMessageError(f"metadata[{label!r:.80}] has unknown type {kind!r:.80}")
+            raise MalformedMessageError(
+                f"metadata[{codec.shown(label, 80)}] has unknown type {codec.shown(kind, 80)}"
+            )
         values[label] = MetadataValue(kind, raw_value)
     return values

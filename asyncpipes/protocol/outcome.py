@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from .exceptions import PipesException
 from .state import SessionState
 
+#: Processes that a reason names; more of them say nothing new.
+MAX_PIDS = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -23,7 +26,8 @@ class Outcome:
         dropped: log and stream records that writers dropped over their buffer limit.
         undelivered: events that a subscriber did not get, since it raised or was
             cut off when the run was cancelled.
-        timed_out: ``timeout`` or ``open_timeout`` passed.
+        timed_out: a limit of time passed: ``timeout``, ``open_timeout``, ``silent_timeout``,
+            ``blocked_timeout`` or ``dead_timeout``.
         cancelled: the host ended the run: cancellation, or an exception in its body.
         duration: seconds from the session's start to its outcome.
         reasons: why it is not ok, in words; empty if it is.
@@ -102,7 +106,7 @@ def _protocol_reasons(state: SessionState, exit_code: int | None) -> list[str]:
             "the script never opened pipes: it must call open_pipes() (or open_dagster_pipes())"
         )
     elif not state.closed:
-        reasons.append("the script never closed its context: it crashed, or left it open")
+        reasons.append(_unclosed_reason(state))
     if state.malformed:
         reasons.append(f"{_count(state.malformed, 'line')} could not be read as messages")
     if state.missing:
@@ -114,6 +118,21 @@ def _protocol_reasons(state: SessionState, exit_code: int | None) -> list[str]:
     if hidden:
         reasons.append(f"{hidden} more messages came out of turn")
     return reasons
+
+
+def _unclosed_reason(state: SessionState) -> str:
+    if state.contexts == 1:
+        return "the script never closed its context: it crashed, or left it open"
+    who, pids = "", sorted({writer.pid for writer in state.unclosed if writer.pid is not None})
+    if pids:
+        shown = ", ".join(map(str, pids[:MAX_PIDS])) + (", …" if len(pids) > MAX_PIDS else "")
+        who = f" (process{'es' if len(pids) > 1 else ''} {shown})"
+    left = state.open_writers
+    what = "was never closed" if left == 1 else "were never closed"
+    owner = "it crashed, was ended, or left it open"
+    if left > 1:
+        owner = "their scripts crashed, were ended, or left them open"
+    return f"{left} of {state.contexts} contexts {what}{who}: {owner}"
 
 
 def _is_clean_exit(exception: PipesException, exit_code: int | None) -> bool:

@@ -21,7 +21,11 @@ OPEN again when scripts run one after the other (``sh -c "a.py; b.py"``), or a
 script opens twice; each opening of ours has an id of its own.
 
 Numbers. Writers of ours count their messages from 1 without a hole. What is
-skipped is a gap, counted as missing.
+skipped is a gap, counted as missing. A line that comes a second time, byte for
+byte, is a duplicate, counted and no reason against the outcome.
+
+Liveness. Of writers of ours the state also knows when something came last, and
+what their heartbeats say; see ``liveness`` for what follows from that.
 """
 
 from __future__ import annotations
@@ -68,31 +72,55 @@ TRANSITIONS: dict[tuple[WriterState, Kind], tuple[WriterState, bool]] = {
 
 
 @dataclass(slots=True)
-class _Writer:
-    """What is known of one writer."""
+class Writer:
+    """What is known of one writer.
+
+    Attributes:
+        name: its id; None for the anonymous writer.
+        openings: contexts it has opened; of the anonymous writer, those not closed yet.
+        pid: its process, if it said so.
+        heard_at: when anything came from it last, by the clock of
+            :meth:`SessionState.begin`; not kept for the anonymous writer.
+        interval: seconds between its heartbeats, once one has come.
+        lag: what its latest heartbeat said of its event loop, in seconds.
+    """
 
     name: str | None
     state: WriterState = WriterState.UNSEEN
     openings: int = 0
     last_sequence: int = 0
     dropped: int = 0
+    pid: int | None = None
+    heard_at: float = 0.0
+    interval: float | None = None
+    lag: float | None = None
 
 
 @dataclass(slots=True)
 class SessionState:
-    """Follows every writer of a session; fed by :class:`~.reading.SessionReader`."""
+    """Follows every writer of a session; fed by :class:`~.reading.SessionReader`.
+
+    Attributes:
+        contexts: how often a context was opened, by whomever.
+        duplicates: lines that came a second time, byte for byte.
+        touched: writers that opened, closed or sent a heartbeat since this was cleared.
+    """
 
     malformed: int = 0
     missing: int = 0
+    duplicates: int = 0
+    contexts: int = 0
     exception: PipesException | None = None
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
-    _writers: dict[str | None, _Writer] = field(default_factory=dict)
+    touched: set[str | None] = field(default_factory=set)
+    _now: float = 0.0
+    _writers: dict[str | None, Writer] = field(default_factory=dict)
     # The writer of the last message, since nearly always it is the writer of the next one.
-    _current: _Writer = field(default_factory=lambda: _Writer(None))
+    _current: Writer = field(default_factory=lambda: Writer(None))
 
     def __post_init__(self) -> None:
-        self._current = self._writers[None] = _Writer(None)
+        self._current = self._writers[None] = Writer(None)
 
     @property
     def opened(self) -> bool:
@@ -114,9 +142,35 @@ class SessionState:
         return self.opened and not self.open_writers
 
     @property
+    def unclosed(self) -> list[Writer]:
+        """The writers that are open."""
+        return [w for w in self._writers.values() if w.state is WriterState.OPEN]
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether a writer of ours has come, and so messages with numbers."""
+        return len(self._writers) > 1
+
+    @property
     def dropped(self) -> int:
         """Log and stream records that writers said they had to drop."""
         return sum(writer.dropped for writer in self._writers.values())
+
+    def get(self, writer: str | None) -> Writer | None:
+        """What is known of ``writer``, if it has come."""
+        return self._writers.get(writer)
+
+    def has_closed(self, writer: str | None) -> bool:
+        """Whether ``writer`` opened and has closed."""
+        found = self._writers.get(writer)
+        return found is not None and found.state is WriterState.CLOSED
+
+    def begin(self, now: float) -> None:
+        """What comes from here on was heard at ``now``, by whatever clock the caller has."""
+        self._now = now
+        # So that each writer is looked up, and its `heard_at` set, once for each read; the
+        # anonymous writer has no numbers, and so is never taken for the current one.
+        self._current = self._writers[None]
 
     def message(self, writer: str | None) -> bool:
         """An ordinary message of ``writer`` came; return whether that writer is open."""
@@ -124,9 +178,12 @@ class SessionState:
         self._advance(found, Kind.MESSAGE)
         return found.state is WriterState.OPEN
 
-    def open(self, writer: str | None) -> None:
-        """``opened`` came."""
+    def open(self, writer: str | None, pid: int | None = None) -> None:
+        """``opened`` came, from process ``pid`` if it said so."""
         found = self._find(writer)
+        found.pid = pid
+        self.contexts += 1
+        self.touched.add(writer)
         if writer is None and found.state is WriterState.OPEN:
             found.openings += 1
             return
@@ -137,12 +194,29 @@ class SessionState:
     def close(self, writer: str | None, exception: PipesException | None) -> None:
         """``closed`` came. The first exception of a session is the one that is kept."""
         found = self._find(writer)
+        self.touched.add(writer)
         if exception is not None and self.exception is None:
             self.exception = exception
         if writer is None and found.state is WriterState.OPEN and found.openings > 1:
             found.openings -= 1
             return
         self._advance(found, Kind.CLOSED)
+
+    def beat(self, writer: str, pid: int, interval: float, lag: float | None) -> None:
+        """A heartbeat of ``writer`` came.
+
+        Raises:
+            TransitionError: it is not open.
+        """
+        found = self._writers.get(writer)
+        if found is None or found.state is not WriterState.OPEN:
+            state = WriterState.UNSEEN if found is None else found.state
+            raise TransitionError(
+                f"a heartbeat came from writer {writer} while its context was {state.value}"
+            )
+        found.heard_at = self._now
+        found.pid, found.interval, found.lag = pid, interval, lag
+        self.touched.add(writer)
 
     def number(self, writer: str, sequence: int) -> GapEvent | None:
         """Check a message's number; return the gap in front of it, if there is one.
@@ -171,14 +245,15 @@ class SessionState:
         found = self._find(writer)
         found.dropped = max(found.dropped, total)
 
-    def _find(self, writer: str | None) -> _Writer:
+    def _find(self, writer: str | None) -> Writer:
         found = self._writers.get(writer)
         if found is None:
-            found = self._writers[writer] = _Writer(writer)
+            found = self._writers[writer] = Writer(writer)
+        found.heard_at = self._now
         self._current = found
         return found
 
-    def _advance(self, writer: _Writer, kind: Kind) -> None:
+    def _advance(self, writer: Writer, kind: Kind) -> None:
         before = writer.state
         writer.state, allowed = TRANSITIONS[before, kind]
         if allowed:

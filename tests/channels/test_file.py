@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 from asyncpipes.channels.base import ChannelReader
 from asyncpipes.channels.file import READ_BYTES, FileChannel, FileWriter, Watch
 from asyncpipes.errors import ChannelError
+from tests.blocking import by_the_test
+from tests.layouts import foreign_link
 from tests.support import PATIENCE, open_fds
 
 pytestmark = pytest.mark.host
@@ -59,7 +62,7 @@ async def test_a_growing_file_is_followed(watch: Watch, tmp_path: Path) -> None:
             reading = asyncio.create_task(reader.read())
             if number % 2:
                 await asyncio.sleep(0)  # sometimes the reader waits already
-            writer.write(line)
+            by_the_test(partial(writer.write, line))
             assert await asyncio.wait_for(reading, PATIENCE) == line
         assert await reader.read_available() == b""
         writer.close()
@@ -295,20 +298,42 @@ async def test_one_channel_serves_session_after_session(tmp_path: Path) -> None:
         ("missing/m", "No such file"),
         ("directory", "Is a directory"),
         ("link", "symbolic links"),
+        ("theirs", "belongs to another user"),
     ],
 )
 async def test_a_file_that_cannot_be_created_is_named(
-    tmp_path: Path, where: str, words: str
+    tmp_path: Path, where: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "directory").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    if where == "theirs":
+        foreign_link(tmp_path / "theirs", tmp_path / "elsewhere", monkeypatch)
     path = tmp_path / where
     before = open_fds()
     with pytest.raises(ChannelError, match=words) as caught:
         await FileChannel(path).open_reader()
     assert str(path) in str(caught.value)
     assert (tmp_path / "directory").exists()
+    assert not (tmp_path / "elsewhere").exists()
     assert open_fds() == before
+
+
+async def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "m")
+    async with opened(FileChannel(link)) as reader:
+        (tmp_path / "m").write_bytes(b"x\n")
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b"x\n"
+
+
+async def test_a_file_that_somebody_removed_is_read_to_its_end(tmp_path: Path) -> None:
+    async with opened(FileChannel(tmp_path / "m", watch="poll")) as reader:
+        writer = FileWriter(str(tmp_path / "m"))
+        writer.open()
+        (tmp_path / "m").unlink()
+        await asyncio.to_thread(writer.write, b"x\n")
+        writer.close()
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b"x\n"
 
 
 async def test_a_temporary_directory_that_is_missing_is_told(
@@ -331,64 +356,7 @@ async def test_a_read_that_fails_names_the_file(monkeypatch: pytest.MonkeyPatch)
         assert str(path_of(reader)) in str(caught.value)
 
 
-# The writer, which scripts have.
-
-
-def test_a_writer_that_cannot_open_names_the_file(tmp_path: Path) -> None:
-    writer = FileWriter(str(tmp_path / "missing" / "m"))
-    with pytest.raises(ChannelError, match="No such file") as caught:
-        writer.open()
-    assert str(tmp_path / "missing" / "m") in str(caught.value)
-    assert not caught.value.transient
-    writer.close()
-
-
-def test_a_writer_creates_a_file_of_its_owners_alone(tmp_path: Path) -> None:
-    writer = FileWriter(str(tmp_path / "m"))
-    writer.open()
-    writer.write(b"x\n")
-    writer.close()
-    writer.close()
-    assert stat.S_IMODE((tmp_path / "m").stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize(
-    ("number", "transient"), [(errno.ENOSPC, True), (errno.EIO, False), (errno.EAGAIN, True)]
-)
-def test_a_write_that_fails_half_way_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, transient: bool
-) -> None:
-    path = tmp_path / "m"
-    writer = FileWriter(str(path))
-    writer.open()
-    real = os.write
-    script = [3, number, 2, None]
-
-    def write(fd: int, data: Any) -> int:
-        step = script.pop(0)
-        if step == number:
-            raise OSError(number, os.strerror(number))
-        return real(fd, bytes(data)[:step])
-
-    monkeypatch.setattr(os, "write", write)
-    with pytest.raises(ChannelError) as caught:
-        writer.write(b"one line\n")
-    assert caught.value.transient is transient
-    assert str(path) in str(caught.value)
-    writer.write(b"one line\n")
-    monkeypatch.undo()
-    writer.write(b"the next\n")
-    writer.close()
-    assert path.read_bytes() == b"one line\nthe next\n"
-
-
-def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
-    writer = FileWriter(str(tmp_path / "m"))
-    before = open_fds()
-    writer.open()
-    [fd] = open_fds() - before
-    assert not os.get_inheritable(fd)
-    writer.close()
+# Waiting.
 
 
 async def test_growth_between_the_empty_read_and_the_wait_wakes_the_reader() -> None:
@@ -401,7 +369,7 @@ async def test_growth_between_the_empty_read_and_the_wait_wakes_the_reader() -> 
             reads += 1
             data = await real()
             if reads == 1:
-                path_of(reader).write_bytes(b"x\n")
+                by_the_test(lambda: path_of(reader).write_bytes(b"x\n"))
                 flag = reader._watcher.grown  # type: ignore[attr-defined]
                 await asyncio.wait_for(flag.wait(), PATIENCE)  # the loop has been told
             return data

@@ -21,6 +21,8 @@ STEPS = [
 ]
 LINE = "processing total 20 orders"
 
+pytestmark = pytest.mark.usefixtures("guarded_scripts")
+
 
 def run_by_hand(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -479,7 +479,7 @@ def test_a_result_is_written_before_the_call_returns(make: Callable[..., Outbox]
     assert logged(writer.messages) == ["before", "result"]
 
 
-def test_an_inline_write_ends_with_its_own_line(make: Callable[..., Outbox]) -> None:
+def test_an_inline_write_ends_with_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the caller would write for all others, as long as they report."""
 
     class Chatty(RecordingWriter):
@@ -489,8 +489,35 @@ def test_an_inline_write_ends_with_its_own_line(make: Callable[..., Outbox]) -> 
 
     writer = Chatty(immediate=True)
     outbox = Outbox(writer, "w", LIMIT)
+    monkeypatch.setattr(outbox._thread, "start", out_of_threads)
     in_thread(lambda: outbox.put(log("result"), Kind.RESULT))
     assert len(writer.batches) == 1
+
+
+def out_of_threads() -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_thread_can_be_started_all_is_written_when_it_closes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As at the end of an interpreter; results do not wait for that."""
+    writer = RecordingWriter(immediate=True)
+    outbox = Outbox(writer, "w", LIMIT)
+    monkeypatch.setattr(outbox._thread, "start", out_of_threads)
+    outbox.start()
+    outbox.put(log("one"), Kind.RECORD)
+    assert writer.batches == []
+    outbox.put(log("two"), Kind.RESULT)
+    assert logged(writer.messages) == ["one", "two"]
+    outbox.put(log("three"), Kind.RECORD)
+    finish(outbox)
+    assert logged(writer.messages) == ["one", "two", "three"]
+    assert outbox.is_closed
+    assert writer.closed == 1
+    assert capsys.readouterr().err == (
+        "asyncpipes: can't start new thread; what is reported waits until the context is left\n"
+    )
 
 
 @pytest.mark.parametrize("immediate", [True, False])
@@ -750,11 +777,11 @@ def test_a_report_from_inside_the_thread_waits_for_nobody(
     inside: list[bool] = []
 
     def reporting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if not inside and threading.current_thread() is outbox._thread:
                 inside.append(True)
                 inside.append(outbox.put(log("inside"), Kind.RESULT))
-            return function(*args)
+            return function(*args, **kwargs)
 
         return call
 

@@ -1,4 +1,4 @@
-"""Each test of the host: own TMPDIR, nothing left in it, and a loop that is never blocked."""
+"""Each test of the host: own TMPDIR, and nothing left in it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 import asyncpipes
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_of_the_loop() -> Generator[None, None, None]:
-    """A blocking call on a loop's thread that has a frame of asyncpipes under it fails."""
-    with blockbuster_ctx("asyncpipes") as blockbuster:
-        # Tests of raising subscribers and of failed launches print no traceback, but
-        # importing a codec or a module for the first time reads files.
-        for function in blockbuster.functions.values():
-            function.can_block_in("importlib/_bootstrap.py", "_find_and_load")
-            function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")
-            # The interpreter itself starts processes this way; there is no other.
-            function.can_block_in("subprocess.py", "_execute_child")
-        yield
 
 
 @pytest.fixture(autouse=True)

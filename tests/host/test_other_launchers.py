@@ -15,6 +15,7 @@ import pytest
 from asyncpipes import (
     ClosedError,
     CustomMessageEvent,
+    ExternalStreamEvent,
     InvalidParameterError,
     NotOpenError,
     ProcessFailedError,
@@ -22,7 +23,7 @@ from asyncpipes import (
     open_pipes,
     open_pipes_session,
 )
-from asyncpipes.channels import Channel, ChannelReader, MemoryChannel
+from asyncpipes.channels import Channel, ChannelReader, FileChannel, MemoryChannel
 from asyncpipes.external.loaders import MappingParamsLoader
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
 
@@ -280,3 +281,30 @@ async def test_a_launch_right_after_somebody_elses_script_has_closed_is_read() -
         await first.wait()
     assert session.outcome.ok
     assert len(session.result.custom_messages) == 1
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_output_that_a_stock_script_copies_after_its_closed_is_read(
+    any_loop: None, tmp_path: Path, finished: bool
+) -> None:
+    gate = Gate(tmp_path)
+    body = f"""
+        opened(); closed()
+        wait_for({gate.path!r})
+        emit("log_external_stream", stream="stdout", text="late", extras={{}})
+    """
+    channel = FileChannel(include_stdio_in_messages=True)
+    async with open_pipes_session(
+        channel=channel, collect="all", drain_timeout=20.0 if finished else 1.0
+    ) as session:
+        process = await asyncio.create_subprocess_exec(*raw_child(body), env=session.env)
+        await until(lambda: session.health.state == "closed", "it has closed")
+        await gate.open()
+        code = await process.wait()
+        if finished:
+            session.finish(code)
+            async with asyncio_timeout(15):  # and not for drain_timeout
+                await session.wait_drained()
+    late = [event for event in session.result.events if isinstance(event, ExternalStreamEvent)]
+    assert [event.text for event in late] == ["late"]
+    assert session.outcome.ok

@@ -20,6 +20,7 @@ from asyncpipes import (
     CustomMessageEvent,
     Event,
     LogEvent,
+    Outcome,
     PipesSession,
     SessionTimeoutError,
     open_pipes_session,
@@ -714,3 +715,113 @@ def test_a_loop_that_is_shut_down_leaves_no_context_file(temporary: Path) -> Non
     for turns in range(16):
         asyncio.run(main(turns))
         assert list(temporary.iterdir()) == []
+
+
+#: A shell that waits for a child that takes neither SIGINT nor SIGTERM, and so does not
+#: die before it: what only SIGKILL to the whole group ends.
+STUBBORN = """
+[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]
+opened(); custom(os.getpid())
+while True: signal.pause()
+"""
+
+
+@pytest.mark.parametrize("how", ["cancelled", "timed out"])
+async def test_a_stubborn_grandchild_behind_a_shell_is_killed(
+    any_loop: None, tmp_path: Path, how: str
+) -> None:
+    command = script(tmp_path, RAW + STUBBORN)
+    shell = ["sh", "-c", 'trap \'\' INT TERM; sh -c \'"$0" -S "$1"; :\' "$0" "$1"; :', *command]
+    pids: list[int] = []
+    async with open_pipes_session(strict=False, **QUICK) as session:
+        process = await session.launch(shell)
+        pids.append(await pid_of(session))
+        assert len(group_members(process.pid)) == 3
+        if how == "timed out":
+            assert not await session.wait_drained(0.01)
+        else:
+            runner = session._runner
+            assert runner is not None
+            runner.stop(cancelled="by the test")
+    assert session.outcome.signal == signal.SIGKILL
+    assert not is_alive(pids[0])
+    assert group_members(process.pid) == []
+
+
+async def test_a_process_that_left_the_group_is_out_of_reach_and_holds_nothing_up(
+    any_loop: None, tmp_path: Path
+) -> None:
+    """A daemon: signals to the group do not reach it. What the session owns ends all the same."""
+    pid_file = tmp_path / "pid"
+    body = f"""
+        if not os.fork():
+            os.setsid()
+            with open({str(pid_file)!r}, "w") as file: file.write(str(os.getpid()))
+            signal.pause()
+        {WAITING.replace(chr(10), chr(10) + 8 * " ")}
+    """
+    try:
+        async with asyncio_timeout(20):
+            with pytest.raises(Boom):
+                async with open_pipes_session(**QUICK) as session:
+                    process = await session.launch(raw_child(body))
+                    await pid_of(session)
+                    await until(lambda: pid_file.exists() and bool(pid_file.read_text()), "a pid")
+                    raise Boom
+        daemon = int(pid_file.read_text())
+        assert group_members(process.pid) == []
+        assert is_alive(daemon)
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+def _living_with(marker: str) -> list[int]:
+    """The living processes, whosever children they are by now, that run what has ``marker``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and marker in (entry / "cmdline").read_text(errors="replace"):
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return [pid for pid in found if is_alive(pid)]
+
+
+async def test_a_session_cancelled_at_any_turn_of_its_life_leaves_nothing(temporary: Path) -> None:
+    """From before it is entered, over the launch, the reading, the drain, to after its end."""
+    body = "opened(); custom('x' * 1000)\nif not os.fork(): signal.pause()\nclosed()"
+
+    marker = f"# {temporary}"
+    command = raw_child(f"{body}\n{marker}")
+
+    async def host() -> Outcome:
+        # A member of the group outlives the process, so there is something to drain.
+        async with open_pipes_session(
+            extras={"big": "x" * 100_000}, strict=False, drain_timeout=0.05, grace=0.05
+        ) as session:
+            session.subscribe(lambda event: None, in_thread=True)
+            process = await session.launch(command)
+            await session.wait_drained()
+            process.send_signal(signal.SIGKILL)  # the one that is left is the test's to end
+        return session.outcome
+
+    turns, cancelled = 0, 0
+    while True:
+        task = asyncio.ensure_future(host())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            if task.done():
+                break
+        task.cancel()
+        try:
+            outcome = await task
+            break  # it was over before
+        except asyncio.CancelledError:
+            cancelled += 1
+        assert list(temporary.iterdir()) == []
+        assert await asyncio.to_thread(_living_with, marker) == []
+        turns = max(turns + 1, turns * 5 // 4)
+    assert cancelled > 20
+    # So it was the whole of a life that was cut into.
+    [reason] = outcome.reasons
+    assert "left others of its group running" in reason

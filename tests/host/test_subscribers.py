@@ -17,6 +17,7 @@ from asyncpipes import (
     CustomMessageEvent,
     Event,
     GapEvent,
+    HealthEvent,
     LogEvent,
     MalformedEvent,
     MaterializationEvent,
@@ -47,7 +48,9 @@ with open_pipes() as pipes:
 async def test_to_logger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("test.host")
     with caplog.at_level(logging.DEBUG, "test.host"):
-        await run(script(tmp_path, OURS), subscribers=[to_logger(logger)])
+        await run(
+            script(tmp_path, OURS), subscribers=[Subscriber(to_logger(logger), in_thread=True)]
+        )
     first, second = [record for record in caplog.records if record.name == "test.host"]
     assert (first.levelno, first.getMessage()) == (logging.DEBUG, "fine")
     assert second.levelno == logging.ERROR
@@ -66,6 +69,26 @@ def test_to_logger_warns_of_what_was_lost(caplog: pytest.LogCaptureFixture) -> N
     assert [(r.levelno, r.getMessage()) for r in caplog.records] == [
         (logging.WARNING, "malformed message: not JSON: b'garbage'"),
         (logging.WARNING, "messages 3 to 5 never arrived"),
+    ]
+
+
+def test_to_logger_tells_how_the_script_is_doing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "test.host")
+    log = to_logger(logging.getLogger("test.host"))
+    log(HealthEvent("blocked", 2.25, 4711))
+    log(HealthEvent("blocked", None, None))
+    log(HealthEvent("silent", None, 4711))
+    log(HealthEvent("dead"))
+    log(HealthEvent("alive", 0.0, 4711))
+    assert [(r.levelno, r.getMessage()) for r in caplog.records] == [
+        (
+            logging.WARNING,
+            "the event loop of process 4711 is blocked: it has not answered for 2.2 s",
+        ),
+        (logging.WARNING, "the event loop of the script is blocked"),
+        (logging.WARNING, "process 4711 is silent: neither messages nor heartbeats come from it"),
+        (logging.WARNING, "the script has ended without closing its context"),
+        (logging.INFO, "process 4711 is alive again"),
     ]
 
 

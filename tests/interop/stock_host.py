@@ -15,6 +15,8 @@ import dagster as dg
 
 from tests.interop.scripts import write_script
 
+FILLER = {"stream": "stdout", "text": "", "extras": {}}
+
 # How the bootstrap gets to the script. The mapping is handed over on stdin, as JSON.
 Via = Literal["environment", "arguments", "mapping"]
 
@@ -43,8 +45,9 @@ class StockRun:
     wire: list[bytes] = field(default_factory=list)
 
     def messages(self, script: int = 0) -> list[dict[str, Any]]:
-        """What a script wrote, line by line."""
-        return [json.loads(line) for line in self.wire[script].splitlines()]
+        """What a script wrote, line by line, without what fills a page and says nothing."""
+        messages = [json.loads(line) for line in self.wire[script].splitlines()]
+        return [message for message in messages if message["params"] != FILLER]
 
 
 @dataclass
@@ -172,10 +175,10 @@ def _materialize(
         if instance is None:
             instance = stack.enter_context(dg.DagsterInstance.ephemeral())
         result = dg.materialize([asset], instance=instance, raise_on_error=False, **options)
-        return StockRun(ok=result.success, **_from_log(instance.all_logs(result.run_id)))
+        return StockRun(ok=result.success, **from_log(instance.all_logs(result.run_id)))
 
 
-def _from_log(entries: Sequence[Any]) -> dict[str, list[Any]]:
+def from_log(entries: Sequence[Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {
         name: [] for name in ("materializations", "checks", "logs", "exceptions", "reader_errors")
     }

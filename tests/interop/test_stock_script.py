@@ -20,6 +20,7 @@ from asyncpipes import (
     Event,
     ExternalError,
     ExternalStreamEvent,
+    HealthEvent,
     IncompleteError,
     LogEvent,
     MalformedEvent,
@@ -306,7 +307,10 @@ pipes.report_asset_materialization({"n": 1})
     result = caught.value.result
     assert (result.outcome.opened, result.outcome.closed) == (True, False)
     assert result.outcome.exit_code == 0
-    assert [type(event) for event in result.events] == [OpenedEvent, LogEvent, MaterializationEvent]
+    kinds = [OpenedEvent, LogEvent, MaterializationEvent, HealthEvent]
+    assert [type(event) for event in result.events] == kinds
+    assert isinstance(last := result.events[-1], HealthEvent)
+    assert last.status == "dead"
 
 
 TWO = """

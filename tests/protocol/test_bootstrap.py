@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpipes.errors import (
@@ -49,7 +49,6 @@ objects = st.dictionaries(
 
 
 @pytest.mark.host
-@settings(max_examples=50, deadline=None)
 @given(objects)
 def test_the_stock_package_reads_and_writes_the_same(params: dict[str, Any]) -> None:
     stock = pytest.importorskip("dagster_pipes")
@@ -256,7 +255,6 @@ def test_a_bad_argument_is_named() -> None:
         bootstrap.from_arguments([C, CONTEXT[:-5], M, MESSAGES])
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=200))
 def test_nothing_but_bootstrap_errors(value: str) -> None:
     with pytest.raises(BootstrapError, match=f"^{NAME} "):

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpipes.errors import InvalidParameterError
@@ -250,10 +250,39 @@ def test_nesting_beyond_orjson() -> None:
         codec.dumps(nested(100_000), where=WHERE)
 
 
+def test_the_limit_of_what_is_sent_is_told() -> None:
+    codec.dumps(nested(codec.MAX_NESTING_SENT), where=WHERE)
+    with pytest.raises(InvalidParameterError, match=r"nested too deeply for JSON.* 500 levels"):
+        codec.dumps(nested(codec.MAX_NESTING_SENT + 1), where=WHERE)
+
+
+@pytest.mark.parametrize("chars", [10, 60])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a\nb", r"'a\nb'"),
+        ({"a": 1}, "an object"),
+        (nested(5000), "an array"),
+        (None, "None"),
+        (2.5, "2.5"),
+        (1 << 20_000, "a value of type int"),
+        (Text("x"), "'x'"),
+    ],
+    ids=range(7),
+)
+def test_a_value_shown_in_an_error(value: Any, expected: str, chars: int) -> None:
+    assert codec.shown(value, chars) == expected
+
+
+def test_long_values_are_cut_where_they_are_shown() -> None:
+    assert codec.shown("x" * 10**6, 10) == "'xxxxxxxxxx'..."
+    assert codec.shown(10**100, 10) == "1000000..."
+
+
 def test_integers_with_too_many_digits() -> None:
     huge = 1 << 20_000
-    with pytest.raises(InvalidParameterError, match="too many digits"):
-        codec.dumps([huge], where=WHERE)
+    with pytest.raises(InvalidParameterError, match=r"payload\.a\[1\] is an integer with too many"):
+        codec.dumps({"a": [1, huge]}, where=WHERE)
     with pytest.raises(InvalidParameterError, match="too many digits"):
         codec.dumps({huge: 1}, where=WHERE)
     with pytest.raises(ValueError, match="too many digits"):
@@ -277,7 +306,6 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(json_values)
 def test_json_values_come_back_as_they_were(value: Any) -> None:
     line = codec.dumps(value, where=WHERE)
@@ -288,7 +316,6 @@ def test_json_values_come_back_as_they_were(value: Any) -> None:
     assert codec.plain(value, where=WHERE) == value
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
         st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
@@ -299,7 +326,6 @@ def test_keys_are_those_of_the_standard_library(value: dict[Any, int]) -> None:
     assert json.loads(codec.dumps(value, where=WHERE)) == json.loads(json.dumps(value))
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.binary())
 def test_bytes_can_be_recovered(value: bytes) -> None:
     assert base64.b64decode(codec.loads(codec.dumps(value, where=WHERE))) == value
@@ -359,7 +385,6 @@ def test_loads_refuses_with_a_reason(line: bytes, pattern: str) -> None:
         codec.loads(line)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=60))
 def test_loads_raises_nothing_but_value_error(line: bytes) -> None:
     try:

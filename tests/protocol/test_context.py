@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpipes.errors import BootstrapEncodingError, InvalidParameterError
@@ -210,7 +210,6 @@ def test_asset_key_paths(key: str, parts: list[str]) -> None:
 
 
 @pytest.mark.host
-@settings(max_examples=200, deadline=None)
 @given(st.text("ab/\\é"), st.lists(st.text("ab/\\é", min_size=1), min_size=1))
 def test_asset_keys_are_those_of_dagster(key: str, parts: list[str]) -> None:
     stock = pytest.importorskip("dagster_pipes")

@@ -17,6 +17,7 @@ from asyncpipes.protocol.events import (
     Event,
     ExternalStreamEvent,
     GapEvent,
+    HealthEvent,
     LogEvent,
     MalformedEvent,
     MaterializationEvent,
@@ -41,6 +42,7 @@ MADE: list[Event] = [
     ExternalStreamEvent("stdout", "t", {}, **COMMON),
     MalformedEvent(b"x", "why", **COMMON),
     GapEvent(1, 2, **COMMON),
+    HealthEvent("blocked", 1.5, 4711, **COMMON),
 ]
 
 

@@ -13,8 +13,10 @@ from asyncpipes.protocol.messages import (
     PLAIN_TAIL,
     encode_custom_head,
     encode_head,
+    encode_heartbeat,
     encode_log_head,
     extension_tail,
+    heartbeat_interval,
     speaks_extension,
 )
 
@@ -94,3 +96,47 @@ def test_what_json_cannot_hold_is_refused_by_name(encode: Any, where: str) -> No
 )
 def test_whether_the_host_is_ours(params: dict[str, Any], speaks: bool) -> None:
     assert speaks_extension(params) is speaks
+
+
+@pytest.mark.parametrize("lag", [None, 0.0125, 1e-9, 12345.5])
+def test_a_heartbeat_is_one_line_without_a_number(lag: float | None) -> None:
+    line = encode_heartbeat("w1", 0.5, lag, 4711, 1767225600.25)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    message = json.loads(line)
+    sent = message["params"].pop("lag")
+    assert sent is None if lag is None else sent == pytest.approx(lag, abs=1e-6)
+    assert message == {
+        "__dagster_pipes_version": "0.1",
+        "method": "asyncpipes.heartbeat",
+        "params": {"interval": 0.5, "pid": 4711},
+        "writer": "w1",
+        "sent_at": 1767225600.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("offer", "interval"),
+    [
+        ({"v": 1, "heartbeat": 10.0}, 10.0),
+        ({"v": 1, "heartbeat": 10}, 10.0),
+        ({"v": 2, "heartbeat": 0.01}, 0.01),
+        ({"v": 1, "heartbeat": 86_400}, 86_400.0),
+        ({"v": 1}, None),
+        ({"v": 1, "heartbeat": None}, None),
+        ({"v": 1, "heartbeat": 0}, None),
+        ({"v": 1, "heartbeat": 0.009}, None),
+        ({"v": 1, "heartbeat": 86_401}, None),
+        ({"v": 1, "heartbeat": -1.0}, None),
+        ({"v": 1, "heartbeat": 10**400}, None),
+        ({"v": 1, "heartbeat": float("nan")}, None),
+        ({"v": 1, "heartbeat": True}, None),
+        ({"v": 1, "heartbeat": "10"}, None),
+        ({"v": 0, "heartbeat": 10.0}, None),
+        ("10", None),
+    ],
+)
+def test_how_often_the_host_wants_a_heartbeat(offer: Any, interval: float | None) -> None:
+    found = heartbeat_interval({"path": "x", "asyncpipes": offer})
+    assert found == interval
+    assert found is None or type(found) is float

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncpipes.errors import InvalidParameterError, MalformedMessageError
@@ -328,7 +328,6 @@ raw_json = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), raw_json.filter(lambda v: not isinstance(v, dict)), min_size=1))
 def test_round_trip(metadata: dict[str, Any]) -> None:
     wire = encode_metadata(metadata, method=METHOD)
@@ -339,7 +338,6 @@ def test_round_trip(metadata: dict[str, Any]) -> None:
 
 
 @pytest.mark.host
-@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(sorted(METADATA_TYPES)), raw_json)
 def test_what_passes_never_breaks_a_stock_host(kind: str, raw_value: Any) -> None:
     external = pytest.importorskip("dagster._core.definitions.metadata.external_metadata")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncpipes.protocol.exceptions import PipesException
-from asyncpipes.protocol.outcome import Outcome, judge
+from asyncpipes.protocol.outcome import MAX_PIDS, Outcome, judge
 from asyncpipes.protocol.state import MAX_VIOLATIONS, SessionState
 
 
@@ -77,7 +77,7 @@ CHANGES: list[tuple[Callable[[SessionState], object], str]] = [
     (failed("ValueError: bad\nmore\n"), "the script failed: ValueError: bad"),
     (failed(" \n", "KeyError"), "the script failed: KeyError"),
     (failed("", None), "the script failed: ?"),
-    (lambda state: state.open("x"), "the script never closed its context: it crashed, or left"),
+    (lambda state: state.open("x"), "1 of 2 contexts was never closed: it crashed, was ended, or"),
     (add(malformed=1), "1 line could not be read as messages"),
     (add(malformed=2), "2 lines could not be read as messages"),
     (add(missing=1), "1 message never arrived"),
@@ -124,7 +124,7 @@ def test_reasons_have_an_order_and_all_are_there() -> None:
         "stopped",
         "the process ended",
         "the script failed",
-        "the script never closed",
+        "1 of 2 contexts was never closed",
     ]
     starts += ["1 line", "1 event", "f"]
     assert len(outcome.reasons) == len(starts)
@@ -139,3 +139,48 @@ def test_violations_beyond_the_bound_are_counted_in_one_line() -> None:
     reasons = judge(state).reasons
     assert len(reasons) == MAX_VIOLATIONS + 1
     assert reasons[-1] == "5 more messages came out of turn"
+
+
+def test_one_context_that_was_never_closed() -> None:
+    state = SessionState()
+    state.open("w", 4711)
+    assert judge(state).reasons == (
+        "the script never closed its context: it crashed, or left it open",
+    )
+
+
+def test_contexts_that_were_never_closed_are_counted_and_their_processes_named() -> None:
+    state = SessionState()
+    for pid, name in enumerate("abcde", start=4711):
+        state.open(name, pid)
+    state.open(None)
+    for name in "bcd":
+        state.close(name, None)
+    [reason] = judge(state).reasons
+    assert reason == (
+        "3 of 6 contexts were never closed (processes 4711, 4715): their scripts crashed, were"
+        " ended, or left them open"
+    )
+    state.close(None, None)
+    state.close("e", None)
+    [reason] = judge(state).reasons
+    assert reason == (
+        "1 of 6 contexts was never closed (process 4711): it crashed, was ended, or left it open"
+    )
+    state.close("a", None)
+    assert judge(state).ok
+
+
+def test_of_many_processes_some_are_named() -> None:
+    state = SessionState()
+    for number in range(MAX_PIDS + 1):
+        state.open(f"w{number}", 100 + number)
+    [reason] = judge(state).reasons
+    assert f"{100 + MAX_PIDS - 1}, …)" in reason
+    assert str(100 + MAX_PIDS) not in reason
+
+
+def test_duplicates_are_no_reason() -> None:
+    state = ended_well()
+    state.duplicates = 5
+    assert judge(state, exit_code=0).ok

@@ -30,6 +30,7 @@ from asyncpipes.protocol.messages import (
     PLAIN_TAIL,
     encode_custom_head,
     encode_head,
+    encode_heartbeat,
     encode_log_head,
     extension_tail,
 )
@@ -569,3 +570,117 @@ def test_a_change_of_writers_is_seen_by_the_state() -> None:
     assert reader.state.violations == [
         "a message came from writer w while its context was not opened"
     ]
+
+
+# Heartbeats, and who sent them.
+
+
+def test_a_heartbeat_is_no_event_and_no_gap() -> None:
+    ours = Ours()
+    beat = encode_heartbeat("w", 10.0, 0.25, 4711, NOW)
+    data = ours(OPENED) + beat + ours(encode_custom_head(1)) + beat + ours(CLOSED)
+    reader = SessionReader()
+    events, sizes = reader.receive_data(data, NOW, 77.5)
+    assert [event.sequence for event in events] == [1, 2, 3]
+    assert events[1].position == sizes[0] + len(beat)
+    assert (reader.state.missing, reader.state.malformed, reader.state.duplicates) == (0, 0, 0)
+    assert reader.state.violations == []
+    writer = reader.state.get("w")
+    assert writer is not None
+    assert (writer.pid, writer.lag, writer.interval) == (4711, 0.25, 10.0)
+    assert writer.heard_at == 77.5
+
+
+def test_nothing_but_heartbeats_at_the_end_is_no_event() -> None:
+    ours = Ours()
+    beat = encode_heartbeat("w", 10.0, None, 1, NOW)
+    events, reader = read(ours(OPENED) + beat + beat[:-1])
+    assert [type(event) for event in events] == [OpenedEvent]
+    assert reader.state.malformed == 0
+
+
+def beat(**changes: Any) -> bytes:
+    """A heartbeat with params or top-level keys changed; ``...`` leaves one out."""
+    value = json.loads(encode_heartbeat("w", 10.0, 0.25, 4711, NOW))
+    for key, change in changes.items():
+        home = value if key in value or key == "seq" else value["params"]
+        home[key] = change
+        if change is ...:
+            del home[key]
+    return json.dumps(value).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (beat(interval=0), "'interval' must be a positive number, got 0"),
+        (beat(interval=-1.5), "'interval' must be a positive number"),
+        (beat(interval=10**400), "'interval' must be a positive number"),
+        (beat(interval=True), "'interval' must be a positive number, got True"),
+        (beat(interval=...), "'interval' must be a positive number, got None"),
+        (beat(lag=-0.5), "'lag' must be a number from 0 or null"),
+        (beat(lag="1"), "'lag' must be a number from 0 or null, got '1'"),
+        (beat(lag=float("inf")), "'lag' must be a number from 0 or null"),
+        (beat(pid=0), "'pid' must be a positive integer, got 0"),
+        (beat(pid=...), "'pid' must be a positive integer, got None"),
+        (beat(more=1), "unknown parameter 'more'"),
+        (beat(params=[]), "'params' must be an object, got an array"),
+        (beat(sent_at="now"), "'sent_at' must be a number, got a string"),
+        (beat(__dagster_pipes_version="0.2"), "protocol version '0.2'"),
+        (beat(seq=3), "unknown method 'asyncpipes.heartbeat'"),
+        (beat(writer=...), "unknown method 'asyncpipes.heartbeat'"),
+        (beat(writer="v"), "from writer v while its context was not opened"),
+    ],
+)
+def test_a_heartbeat_that_is_none_is_malformed(line: bytes, reason: str) -> None:
+    ours = Ours()
+    events, reader = read(ours(OPENED) + ours(encode_custom_head(1)) + line + GOOD)
+    bad = events[2]
+    assert isinstance(bad, MalformedEvent)
+    assert reason in bad.reason
+    assert isinstance(events[-1], LogEvent)
+    assert reader.state.malformed == 1
+
+
+def test_a_heartbeat_after_closed_is_malformed() -> None:
+    ours = Ours()
+    events, reader = read(ours(OPENED) + ours(CLOSED) + beat())
+    assert isinstance(events[-1], MalformedEvent)
+    assert "from writer w while its context was closed" in events[-1].reason
+    assert reader.state.closed
+
+
+def test_opened_may_say_which_process_it_is() -> None:
+    _, reader = read(Ours("a")(OPENED + b',"pid":4711') + Ours("b")(OPENED))
+    assert [(w.name, w.pid) for w in reader.state.unclosed] == [("a", 4711), ("b", None)]
+
+
+@pytest.mark.parametrize("pid", ["0", "-1", "1.5", "true", '"4711"', "null"])
+def test_a_process_id_is_a_positive_integer(pid: str) -> None:
+    event = one(Ours()(OPENED + b',"pid":' + pid.encode()))
+    assert isinstance(event, MalformedEvent)
+    assert "'pid' must be a positive integer" in event.reason
+    # What a stock script has at the top is its own affair.
+    assert isinstance(one(OPENED + b',"pid":' + pid.encode() + PLAIN_TAIL), OpenedEvent)
+
+
+def test_when_each_writer_was_heard() -> None:
+    a, b = Ours("a"), Ours("b")
+    reader = SessionReader()
+    heard: dict[str, float] = {}
+
+    def read_at(now: float, data: bytes) -> dict[str, float]:
+        reader.receive_data(data, NOW, now)
+        for writer in reader.state.unclosed:
+            heard[str(writer.name)] = writer.heard_at
+        return heard
+
+    custom = encode_custom_head(1)
+    assert read_at(1.0, a(OPENED) + b(OPENED)) == {"a": 1.0, "b": 1.0}
+    assert read_at(2.0, a(custom) + a(custom)) == {"a": 2.0, "b": 1.0}
+    assert read_at(3.0, a(custom)) == {"a": 3.0, "b": 1.0}
+    assert read_at(4.0, GOOD) == {"a": 3.0, "b": 1.0}
+    assert read_at(5.0, a(custom) + b(custom)) == {"a": 5.0, "b": 5.0}
+    repeated = b(custom)
+    read_at(6.0, repeated)
+    assert read_at(7.0, repeated) == {"a": 5.0, "b": 7.0}

@@ -1,0 +1,258 @@
+"""The script's end of the file channel: appending, beside other writers.
+
+Several may write to one file: forked and spawned workers, and contexts side by side. Each
+has opened it for itself, and takes ``flock`` for every write, since a lock on a descriptor
+that was inherited keeps nobody out. Under the lock it finds out where the file ends, lays
+the lines out for there (see ``protocol.layout``) and appends them in one write.
+
+What holds:
+
+- a line is in the kernel when the write returns, whatever happens to the script after that;
+- no line of one writer lands inside a line of another's, also where a full disk stops one
+  half way, who keeps the lock until the rest is written or given up;
+- a line that was left half written, by a process that was killed, spoils no other's: the next
+  writer begins on a fresh line;
+- towards a stock host, no line is read half, on the file systems that the layout names.
+
+All but the first hold among writers of this kind: a stock writer takes no lock. Where
+``flock`` does not work (some network file systems) writes go on without it; an append is
+then still in one piece as a rule, but its layout may be of an older size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from ..errors import ChannelError
+from ..protocol.layout import lay_out
+from .base import ChannelWriter, Guarantees
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+GUARANTEES = Guarantees(ordered=True, immediate=True, acknowledged=False, durable=False)
+
+#: Faults that go away by themselves, or when somebody makes room.
+_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR})
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+#: What ``flock`` says where there is no such thing.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+#: Seconds to wait for another's write. It takes a few milliseconds, unless its writer is
+#: stopped or waits for room on the disk; then the outbox tries again, as for a full disk.
+LOCK_SECONDS = 1.0
+#: Seconds between looks at the lock; and, where others write too, between two writes of one
+#: writer, who would otherwise have the lock again before anybody has looked.
+_PAUSE = 0.0001
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+#: How many links in a row Linux follows.
+_MOST_LINKS = 40
+
+
+def open_unfollowed(path: str, flags: int) -> int:
+    """``os.open`` that follows a symbolic link only if root or this user has made it.
+
+    A link that somebody else has placed, in a directory that others may write to, would
+    lead to any file of this user's. Directories on the way are taken as they are.
+
+    Raises:
+        ChannelError: there is such a link.
+        OSError: as ``os.open``.
+    """
+    try:
+        return os.open(path, flags | _FLAGS | _NO_FOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    _check_links(path)
+    return os.open(path, flags | _FLAGS, 0o600)
+
+
+def _check_links(path: str) -> None:
+    link = path
+    for _ in range(_MOST_LINKS):
+        try:
+            status = os.lstat(link)
+        except FileNotFoundError:
+            return  # opening it tells more
+        if not stat.S_ISLNK(status.st_mode):
+            return
+        if status.st_uid not in (0, os.geteuid()):
+            raise ChannelError(
+                f"the messages file {path} is not opened: {link} is a symbolic link that belongs"
+                f" to another user (uid {status.st_uid}). Remove it, or choose a path in a"
+                " directory that only you may write to"
+            )
+        link = os.path.join(os.path.dirname(link), os.readlink(link))
+
+
+class FileWriter(ChannelWriter):
+    """Appends to the messages file (Dagster Pipes 0.1, ``{"path": ...}``).
+
+    The file is the host's to create: one that is missing was removed, or is out of this
+    process's reach, and nobody would read another.
+
+    Args:
+        path: the file.
+        untearable: lay the lines out so that a stock host never reads half of one, and
+            find out whether others have written before, who then sent ``opened``
+            (:attr:`joined`): towards a stock host, which tells neither apart.
+    """
+
+    guarantees = GUARANTEES
+
+    def __init__(self, path: str, *, untearable: bool = False) -> None:
+        self._path = path
+        self._untearable = untearable
+        self._fd = -1
+        self._pid = 0
+        self._readable = False
+        self._lockable = fcntl is not None
+        self._locked = False
+        self._shared = False  # somebody else has written since the last time
+        # Where the file ended after the last write: what is more now is another's.
+        self._end = -1
+        # The bytes of a write that stopped half way, and how many of them are in the file.
+        self._pending = b""
+        self._written = 0
+
+    def open(self) -> None:
+        """Open the file, and with ``untearable`` find out whether somebody was here before.
+
+        If nobody was, the lock is kept until the first write is done or :meth:`close`: of
+        several that open at once exactly one is not :attr:`joined`. The others wait for it,
+        for at most a second.
+
+        Raises:
+            ChannelError: the file is missing or cannot be opened; names it.
+        """
+        try:
+            if not os.path.isabs(self._path):
+                self._path = os.path.join(os.getcwd(), self._path)  # in_fork() may be elsewhere
+            self._fd = self._open()
+            self._pid = os.getpid()
+            if self._untearable:
+                locked = self._lock()
+                self.joined = not locked or os.fstat(self._fd).st_size > 0
+                if self.joined:
+                    self._unlock()
+        except OSError as error:
+            self.close()
+            raise ChannelError(
+                f"cannot open the messages file {self._path}: {error.strerror}. The host creates"
+                " it before it starts a script: it must not be removed while the script runs, and"
+                " this process must be able to reach it under the same path"
+            ) from error
+
+    def _open(self) -> int:
+        try:
+            fd = open_unfollowed(self._path, os.O_RDWR | os.O_APPEND)
+        except PermissionError:
+            return open_unfollowed(self._path, os.O_WRONLY | os.O_APPEND)
+        self._readable = hasattr(os, "pread")
+        return fd
+
+    def write(self, lines: bytes) -> None:
+        """Write complete lines in one piece, as :meth:`ChannelWriter.write` says.
+
+        Raises:
+            ChannelError: *transient* if the disk is full or another writer has held the
+                lock for a second: nothing, or a part that a repeated call completes, is
+                written. Otherwise the writer gives up what it had begun.
+        """
+        try:
+            if not self._written:
+                if not self._lock():
+                    raise ChannelError(
+                        f"cannot write to the messages file {self._path}: another process has"
+                        f" held its lock for {LOCK_SECONDS:g} s: it is stopped, or its disk full",
+                        transient=True,
+                    )
+                self._pending = self._prepare(lines)
+                self._written = os.write(self._fd, self._pending)
+            while self._written < len(self._pending):
+                self._written += os.write(self._fd, memoryview(self._pending)[self._written :])
+        except OSError as error:
+            transient = error.errno in _TRANSIENT
+            if not transient:
+                self._give_up()
+            elif not self._written:
+                self._unlock()
+            raise ChannelError(
+                f"cannot write to the messages file {self._path}: {error.strerror}",
+                transient=transient,
+            ) from error
+        self._end += len(self._pending)
+        self._pending, self._written = b"", 0
+        self._unlock()
+
+    def _prepare(self, lines: bytes) -> bytes:
+        """What to write at the end of the file as it is now, under the lock."""
+        size = os.fstat(self._fd).st_size
+        self._shared = self._end not in (-1, size)
+        if size and size != self._end and not self._ends_a_line(size):
+            lines = b"\n" + lines  # after half a line, whose writer did not come to its end
+        self._end = size
+        return lay_out(lines, size, _PAGE) if self._untearable else lines
+
+    def _ends_a_line(self, size: int) -> bool:
+        return not self._readable or os.pread(self._fd, 1, size - 1) == b"\n"
+
+    def _give_up(self) -> None:
+        self._pending, self._written = b"", 0
+        self._end = -1  # a repeated call looks at what is there
+        self._unlock()
+
+    def _lock(self) -> bool:
+        """Have the lock, or go on where there is none; False if another one keeps it."""
+        if not self._lockable or self._locked:
+            return True
+        if self._shared:
+            time.sleep(_PAUSE)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not self._locked:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._locked = True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_PAUSE)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                self._lockable = False
+                break
+        return True
+
+    def _unlock(self) -> None:
+        if self._locked:
+            self._locked = False
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            # A fork that has not closed its copy would keep the lock; and must not end it.
+            if self._pid == os.getpid():
+                self._unlock()
+        finally:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def in_fork(self) -> FileWriter:
+        """A writer of the fork's own; closing the inherited descriptor unlocks nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        return FileWriter(self._path, untearable=self._untearable)

@@ -1,0 +1,191 @@
+"""Forked workers: what becomes of an open context in a process that was forked from it.
+
+::
+
+    parent ──os.fork()──▶ child: lifecycle.after_fork() ─▶ PipesContext.follow_fork()
+                                 ─▶ ChannelWriter.in_fork(): the descriptor is the parent's no more
+           first report ─▶ opens the channel as a writer of its own: ``opened``, numbers from 1
+           end of the ``with``, of a multiprocessing worker, of the interpreter, or SIGTERM
+                        ─▶ ``closed``
+
+A pool ends its workers by SIGTERM, so that is an end as any other. See :class:`ForkGuard`.
+
+A process that ends by ``os._exit`` or is killed sends no ``closed``, and the outcome says
+that its writer never closed: nobody can know whether it had more to say.
+
+Workers that are spawned, or come from a fork server, share nothing with their parent.
+They find the same bootstrap in their environment, and call ``open_pipes()`` themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+from ..channels.base import ChannelWriter, Guarantees
+from ..errors import ChannelError
+
+#: multiprocessing runs the finalizers of a worker by descending priority: this comes
+#: after those of the user's, which may report.
+_LAST = -100
+
+T = TypeVar("T")
+
+
+def writer_in_fork(writer: ChannelWriter) -> ChannelWriter:
+    """The parent's channel for this process; if it has none here, one that says so when used."""
+    try:
+        return writer.in_fork()
+    except ChannelError as error:
+        return _NoWriter(error)
+
+
+class _NoWriter(ChannelWriter):
+    guarantees = Guarantees(ordered=True, immediate=True, acknowledged=False, durable=False)
+
+    def __init__(self, error: ChannelError) -> None:
+        self._error = error
+
+    def open(self) -> None:
+        raise self._error
+
+    def write(self, lines: bytes) -> None:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+def watch_worker(owner: T, note: Callable[[T, BaseException], None]) -> None:
+    """If this fork becomes a multiprocessing worker, have its failure noted.
+
+    To be called as soon as it is forked: its exit hooks cannot tell how it ended, on
+    Python 3.13 and later.
+    """
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is None:  # then it is none
+        return
+
+    def begin(owner: T) -> None:
+        worker = util.process.current_process()
+        run = worker.run
+
+        def watched() -> None:
+            try:
+                run()
+            except BaseException as error:
+                note(owner, error)
+                raise
+
+        worker.run = watched
+
+    util.register_after_fork(owner, begin)
+
+
+def call_at_worker_exit(close: Callable[[], None]) -> None:
+    """Call ``close`` when a multiprocessing worker ends.
+
+    Such a worker leaves by ``os._exit``: ``with`` blocks of the parent's are not left, and
+    exit hooks not run before Python 3.13, but multiprocessing's own finalizers are.
+    Where this process is no such worker, they are never run, or together with the exit hooks.
+    """
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, close, exitpriority=_LAST)
+
+
+#: Seconds until the main thread is told again that SIGTERM has come.
+_NUDGE = 0.05
+
+
+class ForkGuard:
+    """SIGTERM in a forked process: end its writers, then die of SIGTERM.
+
+    Only where the parent's contexts looked after SIGTERM, and from the first report on, if
+    that is made in the main thread: a fork that never reports has the default action.
+
+    Python runs a handler in the main thread when that runs Python code again. A worker
+    of a pool waits for a semaphore, and a signal that comes right before that wait does
+    not end it: the worker would live on, and the pool wait for it for ever. The system's
+    own part of the handling writes to a pipe at once, though; a thread reads that, and
+    repeats the signal until the handler runs.
+
+    And a fork forgets what signals have come for a handler before it runs Python code: one
+    that is ended before it has begun would live on as well. So SIGTERM is held back while
+    the process forks, and comes when the default action is in force.
+    """
+
+    def __init__(self) -> None:
+        self._held_back = threading.local()
+        self._close: Callable[[], None] | None = None
+        self._pipe: tuple[int, int] | None = None
+        self._begun = False
+
+    def hold_back(self) -> None:
+        """This thread is about to fork."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._held_back.value = signal.SIGTERM not in before
+
+    def let_go(self) -> None:
+        """It has forked, here and in the new process."""
+        if getattr(self._held_back, "value", False):
+            self._held_back.value = False
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def enter(self, *, was_guarded: bool, close: Callable[[], None]) -> None:
+        """This process has just been forked; ``close`` ends its writers."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:  # of a fork that has forked: a signal here is none there
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for fd in pipe:
+                os.close(fd)
+        self._close = close if was_guarded or pipe is not None else None
+
+    def begin(self) -> None:
+        """The fork reports for the first time."""
+        if self._close is None or self._pipe is not None:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            return
+        read_end, write_end = self._pipe = os.pipe()
+        os.set_blocking(write_end, False)
+        # Before the handler: a signal that comes in between ends the process.
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(
+            target=self._watch, args=(read_end,), name="asyncpipes-sigterm", daemon=True
+        ).start()
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _watch(self, read_end: int) -> None:
+        pause = threading.Event()
+        while numbers := os.read(read_end, 4096):
+            if signal.SIGTERM not in numbers:
+                continue
+            main = threading.main_thread().ident
+            assert main is not None, "it has started"
+            # Not if the worker has a handler of its own by now.
+            while not self._begun and signal.getsignal(signal.SIGTERM) == self._handle:
+                pause.wait(_NUDGE)
+                signal.pthread_kill(main, signal.SIGTERM)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._begun:
+            return  # told once more
+        self._begun = True
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+guard = ForkGuard()

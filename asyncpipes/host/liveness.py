@@ -1,0 +1,184 @@
+"""How the writers of a session are doing, as time goes by.
+
+The decisions are in ``protocol.liveness``; here are the clock, the timer, and the
+question whether a process lives. The timer never judges: it wakes the reader, which
+reads first what the channel holds, and then calls :meth:`LivenessMonitor.look`. Without
+a writer of ours there is no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Set
+
+from anyio import to_thread
+
+from ..protocol.events import HealthEvent
+from ..protocol.liveness import Liveness, WriterHealth
+from ..protocol.state import SessionState
+from .process import PipesProcess, process_identity
+from .settings import Settings
+
+
+class LivenessMonitor:
+    """Watches the writers of a session.
+
+    Args:
+        state: the session's.
+        wake: called when it :attr:`is_due`.
+        process: tells the process that the session has launched, if it has.
+
+    Attributes:
+        is_due: something may have changed with nothing being read: it wants
+            :meth:`ask_processes`, a reading of the channel, and :meth:`look`.
+    """
+
+    def __init__(
+        self,
+        state: SessionState,
+        settings: Settings,
+        wake: Callable[[], None],
+        process: Callable[[], PipesProcess | None],
+    ) -> None:
+        self._state = state
+        self._wake = wake
+        self._process = process
+        self._liveness = Liveness(
+            state,
+            settings.heartbeat,
+            {
+                "silent": settings.silent_timeout,
+                "blocked": settings.blocked_timeout,
+                "dead": settings.dead_timeout,
+            },
+        )
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        # By writer: its process, and when that was started, which tells it from a later
+        # one with the same number.
+        self._workers: dict[str, tuple[int, str | None]] = {}
+        self._looked_up: set[str | None] = set()
+        # Whether the numbers that scripts give for their processes are those of this
+        # machine; in a container they may be anybody's here.
+        self._numbers_are_ours = False
+        self.is_due = False
+
+    @property
+    def now(self) -> float:
+        """The clock by which writers are heard: the loop's."""
+        return self._loop.time()
+
+    @property
+    def state(self) -> str:
+        """``"open"``, or the worst that an open writer is."""
+        worst = self._liveness.worst
+        return "open" if worst == "alive" else worst
+
+    @property
+    def writers(self) -> tuple[WriterHealth, ...]:
+        """Each open writer."""
+        return self._liveness.health(self.now)
+
+    async def take_notice(self) -> list[HealthEvent]:
+        """Something was read: what has changed by that."""
+        if self._liveness.is_quiet:
+            return []
+        await self._identify(self._state.touched)
+        events = self._liveness.take_notice(self.now, time.time())
+        self._arm()
+        return events
+
+    async def ask_processes(self, *, ended: bool = False) -> Collection[str | None]:
+        """The open writers whose processes have ended; to be called before the reading.
+
+        Args:
+            ended: the launched process has, so all are asked about; otherwise those that
+                have gone silent.
+        """
+        process, now = self._process(), self.now
+        if process is None or not self._state.open_writers:
+            return ()
+        asked = self._state.unclosed if ended else self._liveness.to_ask_about(now)
+        found: set[str | None] = set()
+        alone = ended and not await process.survivors()
+        for writer in asked:
+            worker = self._workers.get(writer.name or "")
+            if ended and writer.pid == process.pid:
+                found.add(writer.name)
+            elif writer.name is None:
+                # Any process of the group may have been the one that opened.
+                if alone:
+                    found.add(None)
+            elif worker is not None:
+                pid, started = worker
+                identity = await to_thread.run_sync(process_identity, pid)
+                if identity is None or identity[1] != started:
+                    found.add(writer.name)
+        return found
+
+    def look(self, ended: Collection[str | None]) -> tuple[list[HealthEvent], str | None]:
+        """The channel has been read to its end: judge all.
+
+        Args:
+            ended: what :meth:`ask_processes` said before that.
+
+        Returns:
+            What has changed, and why the run is to be ended, if it is.
+        """
+        self.is_due = False
+        now = self.now
+        for name in ended:
+            self._liveness.mark_ended(name, now)
+        events = self._liveness.look(now, time.time())
+        reason = self._liveness.overdue(now)
+        self._arm()
+        return events, reason
+
+    def close(self) -> None:
+        """Wake nobody any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _identify(self, names: Set[str | None]) -> None:
+        """Of new writers in workers of the launched process, remember who they are."""
+        process = self._process()
+        if process is None:
+            return
+        new: list[tuple[str, int]] = []
+        for name in names - self._looked_up:
+            writer = self._state.get(name)
+            if name is None or writer is None or writer.pid is None:
+                continue
+            self._looked_up.add(name)
+            if writer.pid == process.pid:
+                self._numbers_are_ours = True  # and the supervisor sees that one end
+            else:
+                new.append((name, writer.pid))
+        for name, pid in new:
+            identity = await to_thread.run_sync(process_identity, pid)
+            if identity is not None and identity[0] == process.pid:
+                self._numbers_are_ours = True
+            if self._numbers_are_ours:  # so it has ended already, if it is not there
+                self._workers[name] = (pid, identity[1] if identity is not None else None)
+                self._liveness.mark_known(name, self.now)
+
+    def _arm(self) -> None:
+        """Have :meth:`_fire` called when something may change next."""
+        moment = self._liveness.next_look()
+        if moment is None:
+            self.close()
+        elif self._timer is None or moment < self._timer.when():
+            # A later moment leaves the timer as it is: each heartbeat makes it later.
+            self.close()
+            self._timer = self._loop.call_at(moment, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        moment = self._liveness.next_look()
+        if moment is not None and moment > self.now:
+            self._arm()
+        elif moment is not None:
+            self.is_due = True
+            self._wake()

@@ -1,0 +1,105 @@
+"""A blocking call on an event loop's thread, made by this library, fails the test it is made in.
+
+Blocking is what ``blockbuster`` knows as such: ``time.sleep``, the calls of ``os`` that
+go to a disk, reads and writes of files, pipes and blocking sockets, ``Lock.acquire`` of
+a lock that is held. It counts where a loop runs in the calling thread and asyncpipes is
+among the callers, so what a test does by itself does not count. The call raises
+``BlockingError``; one that is swallowed on its way fails the test all the same.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import blockbuster.blockbuster
+from blockbuster import BlockBuster, BlockingError
+
+T = TypeVar("T")
+
+
+class Allowed(NamedTuple):
+    """A function that may block on a loop's thread, with all that it calls."""
+
+    file: str
+    function: str
+    reason: str
+
+
+#: What of this library may block there, and why.
+ALLOWED = (
+    Allowed(
+        "asyncpipes/external/connection.py",
+        "_load",
+        "Entering a context reads the bootstrap and opens local files: once, for"
+        " milliseconds, as documented. What a user gives, which may talk to a server, is"
+        " entered in a thread.",
+    ),
+    Allowed(
+        "asyncpipes/external/connection.py",
+        "__exit__",
+        "A plain `with` inside a loop blocks until the channel is closed; that is what it is.",
+    ),
+    Allowed(
+        "asyncpipes/external/connection.py",
+        "close",
+        "A plain call that returns when the channel is closed, and says so.",
+    ),
+)
+
+#: What the interpreter does in one way for everybody, and what tests do for themselves.
+_NOT_OURS = (
+    # Importing a module, or a codec, for the first time reads files.
+    ("importlib/_bootstrap.py", "_find_and_load"),
+    ("<frozen importlib._bootstrap>", "_find_and_load"),
+    # Starting a process; there is no other way.
+    ("subprocess.py", "_execute_child"),
+    # A logger's handlers are its owner's; pytest has one that writes to /dev/null.
+    ("logging/__init__.py", "emit"),
+    ("tests/blocking.py", "by_the_test"),
+)
+
+
+class Guard:
+    """Off when made. One serves any number of tests; its cost is 0.2 ms for each."""
+
+    def __init__(self, allowed: Sequence[Allowed] = ALLOWED) -> None:
+        self._calls: list[str] = []
+        self._blockbuster = BlockBuster("asyncpipes")
+        for function in self._blockbuster.functions.values():
+            for file, name in (*_NOT_OURS, *(each[:2] for each in allowed)):
+                function.can_block_in(file, name)
+
+    @contextmanager
+    def on(self) -> Generator[None, None, None]:
+        """Blocking calls raise in here, and leaving fails if there was one."""
+        calls = self._calls
+
+        class Recorded(BlockingError):
+            def __init__(self, function: str) -> None:
+                super().__init__(function)
+                calls.append("".join(traceback.format_stack(limit=12)[:-2]) + str(self))
+
+        calls.clear()
+        original = blockbuster.blockbuster.BlockingError
+        blockbuster.blockbuster.BlockingError = Recorded  # type: ignore[assignment,misc]  # made by name
+        self._blockbuster.activate()
+        try:
+            yield
+        finally:
+            self._blockbuster.deactivate()
+            blockbuster.blockbuster.BlockingError = original  # type: ignore[misc]  # as it was
+        assert not calls, "\n\n".join(["the event loop was blocked", *calls])
+
+    def taken(self) -> list[str]:
+        """The blocking calls until now, which no longer fail the test."""
+        calls = self._calls.copy()
+        self._calls.clear()
+        return calls
+
+
+def by_the_test(call: Callable[[], T]) -> T:
+    """Call what is the test's own doing, though asyncpipes is among the callers."""
+    return call()
