@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-ROUNDS ?= 20
+# Anything: measure the coverage of asyncpipes by the tests, child processes counted.
+COVERAGE ?=
 
 python := $(VENV)/bin/python
 sources := asyncpipes tests examples benchmarks
@@ -25,9 +26,10 @@ dev      := $(VENV)/.dev-$(call digest,pyproject.toml)
 help:
 	@echo "make demo    process the flights of 2013 as twelve assets, and show what arrived"
 	@echo "make test    run all tests           (ARGS='-k framing' goes on to pytest)"
+	@echo "             COVERAGE=1 measures what of asyncpipes they run, and insists on 95 %"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   measure, beside dagster_pipes         (ARGS goes on to it)"
-	@echo "make soak    run the tests again and again, $(ROUNDS) rounds        (ROUNDS=n)"
+	@echo "make soak    the long proofs, half an hour, and a table of their figures   (ARGS=--help)"
 	@echo "make clean   remove the virtual environment and all that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses another Python (3.10 or later)."
@@ -38,7 +40,15 @@ demo: $(examples)
 	@$(python) examples/flights/host.py $(ARGS)
 
 test: $(dev)
+ifeq ($(COVERAGE),)
 	@$(python) -m pytest $(ARGS)
+else
+	@$(python) -m coverage erase
+	@$(python) -m coverage run -m pytest $(ARGS)
+	@$(python) -m coverage combine --quiet
+	@$(python) -m tests.exclusions
+	@$(python) -m coverage report
+endif
 
 lint: $(dev)
 	$(python) -m ruff check .
@@ -46,10 +56,7 @@ lint: $(dev)
 	$(python) -m mypy $(sources)
 
 soak: $(dev)
-	@for round in $$(seq $(ROUNDS)); do \
-	  echo "round $$round of $(ROUNDS)"; \
-	  $(python) -m pytest -q $(ARGS) || exit 1; \
-	done
+	@$(python) -m tests.soak $(ARGS)
 
 bench: $(dev)
 	@$(python) -m benchmarks $(ARGS)
