@@ -99,6 +99,7 @@ class Outbox:
         self._heartbeat = heartbeat
         self._on_first_use = on_first_use
         self._is_writer_open = on_first_use is None
+        self._is_writer_closed = False
         self._max_bytes = max_bytes
         self._finisher = Finisher(name, max_bytes)
         self._tail_bytes = self._finisher.tail_bytes
@@ -347,6 +348,9 @@ class Outbox:
 
     def _close_writer(self) -> None:
         with self._write_lock:
+            if self._is_writer_closed:
+                return
+            self._is_writer_closed = True
             try:
                 self._writer.close()
             except Exception as error:  # a user's own writer may raise anything

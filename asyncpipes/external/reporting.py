@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Literal
 
 from ..errors import ChannelError, ClosedError, InvalidParameterError, NotOpenError, UndefinedError
-from ..protocol.codec import is_numpy
+from ..protocol.codec import is_numpy, shown
+from ..protocol.framing import DEFAULT_LINE_LIMIT
 from ..protocol.messages import encode_custom_head, encode_head, encode_log_head
 from ..protocol.metadata import encode_metadata
 from .inactive import NullSink
@@ -20,6 +21,11 @@ from .waiting import Done, Room, block, loop_future
 
 SEVERITIES = ("WARN", "ERROR")
 STREAMS = ("stdout", "stderr")
+
+#: What a host of ours takes as a line, without the tail.
+_MAX_HEAD = DEFAULT_LINE_LIMIT - 1024
+#: How many characters are left of a log message that is longer than that.
+_CUT_LOG = 100_000
 
 
 class Reporter(StepScope):
@@ -147,7 +153,8 @@ class Reporter(StepScope):
             is half empty. Cancelling that takes nothing back.
 
         Raises:
-            InvalidParameterError: the payload holds what JSON cannot; names the key.
+            InvalidParameterError: the payload holds what JSON cannot, and it names the key; or
+                the message is longer than the 64 MiB that a host of ours takes.
             BufferFullError: on an event loop's thread, twice the limit is waiting.
             ClosedError: the context is closed.
         """
@@ -185,8 +192,13 @@ class Reporter(StepScope):
 
     def send_log(self, message: str, level: str, fields: Mapping[str, Any] | None) -> None:
         """Queue a log line; what the logging handler calls. Never raises for a closed context."""
-        if self._sink is not None and not self._closed:
-            self._sink.put(encode_log_head(message, level, fields), Kind.RECORD)
+        if self._sink is None or self._closed:
+            return
+        head = encode_log_head(message, level, fields)
+        if self.has_log_fields and len(head) > _MAX_HEAD:
+            cut = f"{message[:_CUT_LOG]}... (cut: {len(message)} characters in all)"
+            head = encode_log_head(cut, level)
+        self._sink.put(head, Kind.RECORD)
 
     def flush(self) -> Awaitable[None]:
         """Make sure that all that was reported is with the channel.
@@ -226,6 +238,12 @@ class Reporter(StepScope):
 
     def _send(self, head: bytes, kind: Kind, method: str) -> Awaitable[None]:
         assert self._sink is not None, "checked by _check_open()"
+        if self.has_log_fields and len(head) > _MAX_HEAD:
+            raise InvalidParameterError(
+                f"{method}: the message is {len(head)} bytes long, and the host takes lines of at"
+                f" most {DEFAULT_LINE_LIMIT}; put the data into a file or a store, and report"
+                " where it is"
+            )
         if not self._sink.put(head, kind) and self._closed:
             self._check_open(method)  # closed between the check and the put
         return self._room
@@ -250,12 +268,12 @@ def _check_type(
         return
     name = f"{expected.__name__} or None" if optional else expected.__name__
     raise InvalidParameterError(
-        f"{method}: `{parameter}` must be {name}, got {type(value).__name__}: {value!r:.100}"
+        f"{method}: `{parameter}` must be {name}, got {type(value).__name__}: {shown(value, 100)}"
     )
 
 
 def _check_choice(value: Any, choices: tuple[str, ...], method: str, parameter: str) -> None:
     if not isinstance(value, str) or value not in choices:
         raise InvalidParameterError(
-            f"{method}: `{parameter}` must be {' or '.join(choices)}, got {value!r:.100}"
+            f"{method}: `{parameter}` must be {' or '.join(choices)}, got {shown(value, 100)}"
         )

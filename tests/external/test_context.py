@@ -966,3 +966,37 @@ def test_a_warning_that_is_an_error_leaves_nothing_open() -> None:
 def test_usage_errors_are_one_family() -> None:
     assert issubclass(InvalidParameterError, UsageError)
     assert waiting.RETRY_SECONDS > 1
+
+
+def test_a_message_that_no_host_takes_is_refused_at_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncpipes.external.reporting._MAX_HEAD", 1000)
+    writer = RecordingWriter()
+    with open_pipes(params_loader=bootstrap(OURS), message_writer=writer) as pipes:
+        with pytest.raises(InvalidParameterError, match="report_custom_message: the message is"):
+            pipes.report_custom_message("x" * 1000)
+        pipes.log.info("y" * 1000)
+    assert methods(writer.messages) == ["opened", "log", "closed"]
+    assert logged(writer.messages) == [f"{'y' * 1000}... (cut: 1000 characters in all)"]
+
+
+def test_a_stock_host_has_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncpipes.external.reporting._MAX_HEAD", 1000)
+    writer = RecordingWriter()
+    with open_pipes(params_loader=bootstrap(), message_writer=writer) as pipes:
+        pipes.report_custom_message("x" * 1000)
+    assert methods(writer.messages) == ["opened", "report_custom_message", "closed"]
+
+
+def test_a_value_that_cannot_be_shown_is_refused_all_the_same() -> None:
+    class Hostile:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    writer = RecordingWriter()
+    with open_pipes(params_loader=bootstrap(OURS), message_writer=writer) as pipes:
+        with pytest.raises(InvalidParameterError, match="`asset_key` must be str"):
+            pipes.report_asset_materialization(asset_key=Hostile())  # type: ignore[arg-type]
+        with pytest.raises(InvalidParameterError, match="`severity` must be WARN or ERROR"):
+            pipes.report_asset_check("c", True, severity=Hostile())  # type: ignore[arg-type]
