@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 import warnings
@@ -181,14 +182,12 @@ class PipesContext(Reporter):
             self._token = lifecycle.current.set(self)
             lifecycle.register(self)
             if self._outbox is not None and self._options.handle_signals:
-                self._termination = lifecycle.guard.join()
+                self._termination = lifecycle.guard.join(self)
         except BaseException as error:
             self._abort(error)
             raise
 
-    def _make_outbox(
-        self, writer: ChannelWriter, on_first_use: Callable[[], bytes] | None = None
-    ) -> Outbox:
+    def _make_outbox(self, writer: ChannelWriter) -> Outbox:
         name, heartbeat = None, None
         if self.has_log_fields:
             name = os.urandom(6).hex()
@@ -201,7 +200,8 @@ class PipesContext(Reporter):
             name,
             self._options.max_buffered_bytes,
             heartbeat=heartbeat,
-            on_first_use=on_first_use,
+            opening=self._opening_message() if self._is_fork else None,
+            on_first_use=self._begin_in_fork if self._is_fork else _nothing,
         )
 
     def _use_outbox(self, outbox: Outbox) -> None:
@@ -264,7 +264,7 @@ class PipesContext(Reporter):
                 deadline = time.monotonic() + self._options.close_timeout
                 if self._captures:
                     block(in_own_thread(self._stop_captures), self._capture_timeout)
-                block(self._closing(self._outbox, head, error), _left(deadline))
+                self._end_outbox(self._outbox, head, error, deadline)
                 self._check_delivered(error)
         finally:
             self._release()
@@ -336,6 +336,21 @@ class PipesContext(Reporter):
             except OSError as error:
                 complain(f"asyncpipes: the capture of {capture.stream} cannot be ended: {error}")
 
+    def _end_outbox(self, outbox: Outbox, head: bytes, ending: Ending, deadline: float) -> None:
+        """Send the last message and close the channel, by ``deadline``.
+
+        What a signal's handler raises meanwhile (Ctrl-C) comes afterwards, a second time
+        at once.
+        """
+        try:
+            block(self._closing(outbox, head, ending), _left(deadline))
+        except BaseException:
+            if outbox.is_closing:
+                outbox.join(_left(deadline))
+            else:
+                block(self._closing(outbox, head, ending), _left(deadline))
+            raise
+
     def _closing(
         self, outbox: Outbox, head: bytes, ending: Ending
     ) -> Callable[[Callable[[], None]], None]:
@@ -379,10 +394,12 @@ class PipesContext(Reporter):
         """The interpreter ends and nobody left the block: write what was accepted."""
         if self._is_fork:
             self.close_fork()
-        elif self._outbox is not None and not self._closed:
-            self._stop_captures()
+        elif self._outbox is not None and not self._outbox.is_closed:
+            deadline = time.monotonic() + self._options.close_timeout
+            if self._captures:
+                block(in_own_thread(self._stop_captures), self._capture_timeout)
             self._outbox.drain()
-            block(self._outbox.on_delivered, self._options.close_timeout)
+            block(self._outbox.on_delivered, _left(deadline))
 
     # In a forked process.
 
@@ -404,40 +421,55 @@ class PipesContext(Reporter):
         self._termination = None
         self._undo = ExitStack()
         writer = self._writer
-        if self._outbox is None or self._closed or writer is None:
+        if self._outbox is None or writer is None:
             return
         self._joined = not self.has_log_fields
         self._writer = forking.writer_in_fork(writer)
-        self._use_outbox(self._make_outbox(self._writer, self._begin_in_fork))
+        if self._closed:  # or on its way to be: that is the parent's to end
+            self._outbox, self._sink = None, NullSink()
+            return
+        self._use_outbox(self._make_outbox(self._writer))
         forking.watch_worker(self, PipesContext._note_failure)
 
-    def _begin_in_fork(self) -> bytes:
+    def _begin_in_fork(self) -> None:
         forking.call_at_worker_exit(self.close_fork)
         if self._options.handle_signals:
             forking.guard.begin()
-        return self._opening_message()
 
     def _note_failure(self, error: BaseException) -> None:
         self._worker_failure = error
 
     def close_fork(self) -> None:
-        """The forked process ends: end its writer. Never raises.
+        """The forked process ends: end its writer. Never raises."""
+        if self._is_fork:
+            self._end_now(self._worker_failure)
 
-        A signal's handler may call it in the middle of a closing that will not go on.
-        """
+    def end_by_signal(self) -> None:
+        """SIGTERM ends this fork: end what it has open, be it its parent's or its own."""
+        if self._is_fork:
+            self._end_now(None)
+        else:
+            self._end_now(SystemExit(128 + signal.SIGTERM))
+
+    def _end_now(self, error: BaseException | None) -> None:
+        # Perhaps in the middle of a closing that will not go on.
         outbox = self._outbox
-        if not self._is_fork or outbox is None or not outbox.is_used:
+        if outbox is None or not outbox.is_used:
             return
         self._closed = True
-        timeout, error = self._options.close_timeout, self._worker_failure
+        deadline = time.monotonic() + self._options.close_timeout
         try:
             if outbox.is_closing:
-                outbox.join(timeout)
+                outbox.join(_left(deadline))
             else:
-                block(self._closing(outbox, self._closing_message(error), error), timeout)
+                self._end_outbox(outbox, self._closing_message(error), error, deadline)
             self._check_delivered(error)
         except ChannelError as failure:
             complain(f"asyncpipes: {failure}")
+
+
+def _nothing() -> None:
+    pass
 
 
 _NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"

@@ -19,6 +19,7 @@ They find the same bootstrap in their environment, and call ``open_pipes()`` the
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 
 from ..channels.base import ChannelWriter, Guarantees
 from ..errors import ChannelError
+from .outbox import complain
 
 #: multiprocessing runs the finalizers of a worker by descending priority: this comes
 #: after those of the user's, which may report.
@@ -43,6 +45,9 @@ def writer_in_fork(writer: ChannelWriter) -> ChannelWriter:
         return writer.in_fork()
     except ChannelError as error:
         return _NoWriter(error)
+    except OSError as error:
+        what = f"the channel cannot be used from this forked process: {error}"
+        return _NoWriter(ChannelError(what))
 
 
 class _NoWriter(ChannelWriter):
@@ -103,6 +108,21 @@ def call_at_worker_exit(close: Callable[[], None]) -> None:
 _NUDGE = 0.05
 
 
+class _Descriptor:
+    """A descriptor, and what it was: a daemon closes all, and has others by those numbers."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._what = os.fstat(number)
+
+    def close(self) -> None:
+        try:
+            if os.path.samestat(os.fstat(self.number), self._what):
+                os.close(self.number)
+        except OSError:
+            pass  # it is closed
+
+
 class ForkGuard:
     """SIGTERM in a forked process: end its writers, then die of SIGTERM.
 
@@ -123,7 +143,7 @@ class ForkGuard:
     def __init__(self) -> None:
         self._held_back = threading.local()
         self._close: Callable[[], None] | None = None
-        self._pipe: tuple[int, int] | None = None
+        self._pipe: tuple[_Descriptor, _Descriptor] | None = None
         self._begun = False
 
     def hold_back(self) -> None:
@@ -139,30 +159,44 @@ class ForkGuard:
 
     def enter(self, *, was_guarded: bool, close: Callable[[], None]) -> None:
         """This process has just been forked; ``close`` ends its writers."""
+        was_guarded |= signal.getsignal(signal.SIGTERM) == self._handle
+        if was_guarded:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         pipe, self._pipe = self._pipe, None
         if pipe is not None:  # of a fork that has forked: a signal here is none there
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            for fd in pipe:
-                os.close(fd)
-        self._close = close if was_guarded or pipe is not None else None
+            descriptor = signal.set_wakeup_fd(-1)
+            if descriptor != pipe[1].number:
+                signal.set_wakeup_fd(descriptor)  # of somebody who came later
+            for end in pipe:
+                end.close()
+        self._begun = False
+        self._close = close if was_guarded else None
 
     def begin(self) -> None:
         """The fork reports for the first time."""
-        if self._close is None or self._pipe is not None:
+        if self._close is None:
             return
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
-        read_end, write_end = self._pipe = os.pipe()
-        os.set_blocking(write_end, False)
-        # Before the handler: a signal that comes in between ends the process.
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        threading.Thread(
-            target=self._watch, args=(read_end,), name="asyncpipes-sigterm", daemon=True
-        ).start()
+        if asyncio._get_running_loop() is None:  # a loop has such a descriptor of its own
+            try:
+                self._begin_to_watch()
+            except (OSError, RuntimeError) as error:  # out of descriptors or threads
+                complain(f"asyncpipes: SIGTERM is not looked after in this fork: {error}")
+                return
         signal.signal(signal.SIGTERM, self._handle)
+
+    def _begin_to_watch(self) -> None:
+        ends = os.pipe()
+        self._pipe = (_Descriptor(ends[0]), _Descriptor(ends[1]))
+        os.set_blocking(ends[1], False)
+        thread = threading.Thread(
+            target=self._watch, args=(ends[0],), name="asyncpipes-sigterm", daemon=True
+        )
+        thread.start()
+        signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
 
     def _watch(self, read_end: int) -> None:
         pause = threading.Event()

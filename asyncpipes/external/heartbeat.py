@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 from ..protocol.messages import encode_heartbeat
 
@@ -37,6 +38,9 @@ class Heartbeat:
         # The loop is asked some time before each beat, and not again before it answers.
         self._asked_at: float | None = None
         self._answered_at: float | None = None
+        self._is_late = False  # a beat has said that there is no answer yet
+        #: Called, on the loop's thread, when an answer has come that was late.
+        self.wake: Callable[[], None] = _nothing
 
     @property
     def timeout(self) -> float:
@@ -49,12 +53,16 @@ class Heartbeat:
     def due(self) -> bytes:
         """The line to send now, or ``b""``; asks the loop in between."""
         now = time.monotonic()
-        if now >= self._beat_at:
+        if self._is_late and self._answered_at is not None:
+            # It runs again: the next beat says so, and comes before its time.
+            self._is_late = False
+            self._ask(now)
+            self._beat_at = now + self._patience
+        elif now >= self._beat_at:
             self._beat_at = now + self._interval
-            return encode_heartbeat(
-                self._writer, self._interval, self._lag(now), os.getpid(), time.time()
-            )
-        if self._asked_at is None and now >= self._beat_at - self._patience:
+            lag = self._lag(now)
+            return encode_heartbeat(self._writer, self._interval, lag, os.getpid(), time.time())
+        elif self._asked_at is None and now >= self._beat_at - self._patience:
             self._ask(now)
         return b""
 
@@ -63,6 +71,7 @@ class Heartbeat:
         if asked is None:
             return None
         if answered is None:
+            self._is_late = True
             return now - asked
         self._asked_at = None
         return answered - asked
@@ -79,3 +88,9 @@ class Heartbeat:
 
     def _answer(self) -> None:
         self._answered_at = time.monotonic()
+        if self._is_late:
+            self.wake()
+
+
+def _nothing() -> None:
+    pass

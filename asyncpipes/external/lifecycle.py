@@ -115,28 +115,36 @@ def _after_fork() -> None:
     """This process is a fork, and has one thread: whoever held the lock is gone."""
     global _lock
     _lock = threading.RLock()
-    forking.guard.enter(was_guarded=guard.leave_to_fork(), close=_close_forks)
-    for context in _open_contexts.copy():
-        context.follow_fork()
-    forking.guard.let_go()
+    try:
+        forking.guard.enter(was_guarded=guard.leave_to_fork(), close=_end_by_signal)
+        for context in _open_contexts.copy():
+            context.follow_fork()
+    finally:
+        forking.guard.let_go()
 
 
-def _close_forks() -> None:
+def _end_by_signal() -> None:
     for context in _open_contexts.copy():
-        context.close_fork()
+        context.end_by_signal()
 
 
 class Termination:
     """What the guard knows of one context. Made in the task that opens it."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: PipesContext) -> None:
+        self._context = context
         #: Whether SIGTERM came while the context was open.
         self.received = False
         self._loop = asyncio._get_running_loop()
         self._task = None if self._loop is None else asyncio.current_task()
 
     def cancel(self, already: set[asyncio.Task[object]]) -> bool:
-        """Cancel the opening task, once for all its contexts; False if there is none."""
+        """Cancel the opening task, once for all its contexts; False if there is none.
+
+        A context that is being left goes on with that: it is done in a moment.
+        """
+        if self._context.is_closed:
+            return True
         if self._loop is None or self._task is None:
             return False
         if self._task.done() or self._loop.is_closed():
@@ -164,7 +172,7 @@ class TerminationGuard:
         self._received = False
         self._pid = 0
 
-    def join(self) -> Termination | None:
+    def join(self, context: PipesContext) -> Termination | None:
         """Look after a context that opens here; None if that is not ours to do."""
         if threading.current_thread() is not threading.main_thread():
             return None
@@ -176,7 +184,7 @@ class TerminationGuard:
             action = signal.getsignal(signal.SIGTERM)
             if action is not signal.SIG_DFL and action != self._handle:
                 return None
-            member = Termination()
+            member = Termination(context)
             self._members.append(member)
         if action is signal.SIG_DFL:
             # Not loop.add_signal_handler: its callback waits for the loop, and the

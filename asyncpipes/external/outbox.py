@@ -74,6 +74,10 @@ class Kind(Enum):
     CAPTURE = "capture"
 
 
+def _nothing() -> None:
+    pass
+
+
 class Outbox:
     """Accepts messages from any thread and writes them, in order, from its own.
 
@@ -82,8 +86,9 @@ class Outbox:
         name: the ``writer`` id towards a host of ours; None towards a stock host.
         max_bytes: the buffer's limit.
         heartbeat: what to send while nothing else happens, and when.
-        on_first_use: for a fork, where the outbox opens the writer: called once there is
-            something to send, it returns the message to send first, or ``b""``.
+        opening: for a fork, where the outbox opens the writer and starts by itself once
+            there is something to send: the message to send first, or ``b""``.
+        on_first_use: for a fork, called before it starts; perhaps twice.
     """
 
     def __init__(
@@ -93,12 +98,15 @@ class Outbox:
         max_bytes: int,
         *,
         heartbeat: Heartbeat | None = None,
-        on_first_use: Callable[[], bytes] | None = None,
+        opening: bytes | None = None,
+        on_first_use: Callable[[], None] = _nothing,
     ) -> None:
         self._writer = writer
         self._heartbeat = heartbeat
+        if heartbeat is not None:
+            heartbeat.wake = self._rouse
         self._on_first_use = on_first_use
-        self._is_writer_open = on_first_use is None
+        self._is_writer_open = opening is None
         self._is_writer_closed = False
         self._max_bytes = max_bytes
         self._finisher = Finisher(name, max_bytes)
@@ -106,7 +114,8 @@ class Outbox:
 
         # Guards accepting against other threads. Reentrant: see the top of this file.
         self._lock = threading.RLock()
-        self._lines: deque[Line] = deque()
+        self._lines: deque[Line] = deque([(opening, time(), None)] if opening else ())
+        self._prepared = len(self._lines)
         self._last: Line | None = None  # written when _lines are; nothing is accepted any more
         self._on_closed: Callable[[], None] = _nothing
         self._bytes_in = 0  # an interrupted put() may leave a line out
@@ -128,25 +137,29 @@ class Outbox:
         self._closed = False
 
         self._room_waiters: deque[Callable[[], None]] = deque()
-        self._idle = on_first_use is not None
+        self._idle = opening is not None
         # Its put() is one step too, and more than one of them do no harm.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
-        self._started = False
+        self._start_lock = threading.RLock()
+        self._is_started = False
+        self._is_running = False
         #: What waits for room in this buffer.
         self.room = Room(self)
 
     def start(self) -> None:
-        """Start the thread, unless it has been."""
-        if self._started:
+        """Start the thread, unless it has been; who is interrupted in here may try again."""
+        if self._is_started:
             return
-        self._started = True
-        if self._on_first_use is not None:
-            self._lines.appendleft((self._on_first_use(), time(), None))
-        try:
-            self._thread.start()
-        except RuntimeError as error:  # the system has no more, or the interpreter ends
-            complain(f"asyncpipes: {error}; what is reported waits until the context is left")
+        self._on_first_use()
+        with self._start_lock:
+            if self._thread.ident is not None:
+                return
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the system has no more, or the interpreter ends
+                complain(f"asyncpipes: {error}; what is reported waits until the context is left")
+            self._is_started = True
 
     @property
     def failure(self) -> ChannelError | None:
@@ -171,7 +184,7 @@ class Outbox:
     @property
     def is_used(self) -> bool:
         """Whether anything was ever put into it."""
-        return self._started
+        return self._is_started or len(self._lines) > self._prepared
 
     @property
     def is_over_limit(self) -> bool:
@@ -239,7 +252,7 @@ class Outbox:
         self._tell_room()
         self.start()
         if not self._thread.is_alive() and not self._closed:
-            self._run()
+            self._run(may_wait=False)
 
     def join(self, timeout: float) -> None:
         """Wait until the thread has ended, after :meth:`close`."""
@@ -323,13 +336,17 @@ class Outbox:
 
     # Writing.
 
-    def _run(self) -> None:
+    def _run(self, *, may_wait: bool = True) -> None:
+        with self._write_lock:
+            if self._is_running:
+                return  # a start that was interrupted, and made again
+            self._is_running = True
         retry = Retry()
         while True:
             fault = self._write_batch()
             if fault is None:
                 retry.succeeded()
-            elif not retry.wait():
+            elif not may_wait or not retry.wait():
                 self._fail(fault)
                 self._close_writer()  # it may keep others waiting for the rest of its line
             if self._joined or self._lines:
@@ -362,7 +379,7 @@ class Outbox:
         try:
             self._wake.get(timeout=None if heartbeat is None else heartbeat.timeout)
         except Empty:
-            pass
+            pass  # time for the heartbeat
 
     def _write_batch(self) -> ChannelError | None:
         """Write what waits, as far as a batch holds it; return a transient fault, if one came."""
@@ -452,10 +469,6 @@ def _mapped(what: str, error: Exception) -> ChannelError:
     fault = ChannelError(f"{what}: {error!r}")
     fault.__cause__ = error
     return fault
-
-
-def _nothing() -> None:
-    pass
 
 
 def complain(text: str) -> None:

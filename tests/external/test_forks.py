@@ -500,3 +500,209 @@ def test_by_default_a_writer_refuses_a_fork() -> None:
     assert not writer.joined
     with pytest.raises(ChannelError, match="cannot be used from a forked process"):
         writer.in_fork()
+
+
+def test_a_worker_that_reports_keeps_the_signal_handlers_of_its_loop(run: Run, host: str) -> None:
+    script = run(
+        """
+        async def main():
+            called = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, called.set)
+            work("w0")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.wait_for(called.wait(), 20)
+
+        with open_pipes():
+            pid = os.fork()
+            if not pid:
+                asyncio.run(main())
+                sys.exit(0)
+            assert ended(pid) == 0
+        """
+    )
+    check_workers(script, host, 1)
+
+
+def test_a_fork_of_a_worker_keeps_a_handler_that_was_set_in_between(run: Run, host: str) -> None:
+    script = run(
+        """
+        with open_pipes():
+            pid = os.fork()
+            if not pid:
+                work("w0")
+                mine = lambda number, frame: None
+                signal.signal(signal.SIGTERM, mine)
+                inner = os.fork()
+                if not inner:
+                    os._exit(signal.getsignal(signal.SIGTERM) is not mine)
+                sys.exit(ended(inner))
+            assert ended(pid) == 0
+        """
+    )
+    check_workers(script, host, 1)
+
+
+def test_a_daemon_that_closes_all_descriptors_keeps_those_it_opens_then(
+    run: Run, host: str
+) -> None:
+    """Its fork finds the numbers that were ours in use, and leaves them alone."""
+    script = run(
+        """
+        with open_pipes() as pipes:
+            pid = os.fork()
+            if not pid:
+                work("w0")
+                pipes.close()
+                os.closerange(3, 64)
+                mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(12)]
+                inner = os.fork()
+                if not inner:
+                    [os.fstat(fd) for fd in mine]
+                    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+                    os._exit(signal.SIGTERM in blocked)
+                os._exit(ended(inner))
+            assert ended(pid) == 0
+        """
+    )
+    check_workers(script, host, 1)
+
+
+def test_a_worker_that_is_out_of_descriptors_reports_nonetheless(run: Run, host: str) -> None:
+    """SIGTERM is not looked after then, and it says so."""
+    script = run(
+        """
+        def full():
+            raise OSError(24, "Too many open files")
+
+        with open_pipes() as pipes:
+            pid = os.fork()
+            if not pid:
+                os.pipe = full
+                work("w0")
+                sys.exit(0)
+            assert ended(pid) == 0
+        """
+    )
+    assert script.stderr.splitlines() == [
+        "asyncpipes: SIGTERM is not looked after in this fork: [Errno 24] Too many open files"
+    ]
+    script.stderr = ""
+    check_workers(script, host, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_first_report_of_a_fork(run: Run, host: str, number: int) -> None:
+    """What was accepted is there in the end, `opened` first."""
+    script = run(
+        f"""
+        from asyncpipes.external import forking
+        begin = forking.ForkGuard.begin
+
+        def interrupted(self):
+            forking.ForkGuard.begin = begin
+            begin(self)
+            os.kill(os.getpid(), {int(number)})
+
+        forking.ForkGuard.begin = interrupted
+        with open_pipes() as pipes:
+            pid = os.fork()
+            if not pid:
+                try:
+                    pipes.log.info("first")
+                except KeyboardInterrupt:
+                    pipes.log.info("after")
+                sys.exit(0)
+            assert ended(pid) == {0 if number == signal.SIGINT else -int(number)}
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    expected = ["first", "after"] if number == signal.SIGINT else ["first"]
+    assert logged(script.messages) == expected
+    if host == "ours":
+        worker = script.by_writer()[1]
+        assert methods(worker) == ["opened", *["log"] * len(expected), "closed"]
+
+
+def test_two_threads_of_a_fork_report_first_at_once(run: Run, host: str) -> None:
+    script = run(
+        """
+        with open_pipes() as pipes:
+            for n in range(10):
+                pid = os.fork()
+                if not pid:
+                    barrier = threading.Barrier(3)
+                    def report(kind):
+                        barrier.wait()
+                        if kind == "check":
+                            pipes.report_asset_check(f"c{n}", True, asset_key="a")
+                        else:
+                            pipes.flush() if kind == "flush" else pipes.log.info("hello")
+                    kinds = ("check", "flush", "log")
+                    threads = [threading.Thread(target=report, args=(kind,)) for kind in kinds]
+                    [thread.start() for thread in threads]
+                    [thread.join() for thread in threads]
+                    sys.exit(0)
+                assert ended(pid) == 0
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert [m["method"] for m in script.messages].count("report_asset_check") == 10
+    if host == "ours":
+        for messages in script.by_writer()[1:]:
+            assert methods(messages)[0] == "opened"
+            assert sorted(methods(messages)[1:]) == ["closed", "log", "report_asset_check"]
+            assert [m["seq"] for m in messages] == [1, 2, 3, 4]
+
+
+def test_a_fork_made_while_its_parent_closes_has_no_part_in_it(run: Run, host: str) -> None:
+    script = run(
+        """
+        from asyncpipes.channels.file_writer import FileWriter
+        write, closing, forked = FileWriter.write, threading.Event(), threading.Event()
+
+        def slow(self, lines):
+            if b'"closed"' in lines:
+                closing.set()
+                forked.wait(20)
+            write(self, lines)
+
+        FileWriter.write = slow
+        pipes = open_pipes()
+        pipes.__enter__()
+        pipes.log.info("hello")
+        thread = threading.Thread(target=pipes.close)
+        thread.start()
+        closing.wait(20)
+        pid = os.fork()
+        if not pid:
+            sys.exit(0)
+        forked.set()
+        assert ended(pid) == 0
+        thread.join()
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert methods(script.messages) == ["opened", "log", "closed"]
+
+
+def test_sigterm_ends_what_a_worker_has_opened_itself_too(run: Run, host: str) -> None:
+    script = run(
+        """
+        with open_pipes() as pipes:
+            read, write = os.pipe()
+            pid = os.fork()
+            if not pid:
+                pipes.log.info("through the parent's")
+                with open_pipes() as own:
+                    own.log.info("through its own")
+                    os.write(write, b"x")
+                    time.sleep(600)
+            os.read(read, 1)
+            os.kill(pid, signal.SIGTERM)
+            assert ended(pid) == -signal.SIGTERM
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert sorted(logged(script.messages))[-2:] == ["through its own", "through the parent's"]
+    if host == "ours":
+        assert [methods(m)[-1] for m in script.by_writer()] == ["closed"] * 3

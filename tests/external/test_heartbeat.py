@@ -159,3 +159,18 @@ def test_a_loop_that_is_closed_is_asked_no_more() -> None:
     wait_until(beat_twice, "two beats")
     assert [json.loads(line)["params"]["lag"] for line in lines if line] == [None, None]
     assert heartbeat.timeout <= 0.01
+
+
+async def test_a_block_that_is_over_is_not_told_later(any_loop: None) -> None:
+    """The first beat after the loop has answered says that it answers."""
+    import asyncio
+
+    writer = RecordingWriter()
+    slow = bootstrap({"asyncpipes": {"v": 1, "heartbeat": 0.4}})
+    async with open_pipes(params_loader=slow, message_writer=writer):
+        wait_until(lambda: any(b["params"]["lag"] >= 0.2 for b in beats(writer)), "a blocked loop")
+        told = len(beats(writer))
+        while len(beats(writer)) == told:
+            await asyncio.sleep(0.01)
+        late = beats(writer)[told]["params"]["lag"]
+    assert late < 0.2, [beat["params"]["lag"] for beat in beats(writer)]

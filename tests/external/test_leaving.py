@@ -218,3 +218,27 @@ def test_towards_a_stock_host_nothing_follows_closed(
     assert names[-1] == "closed"
     payload = next(m["params"] for m in messages if m["method"] == "report_custom_message")
     assert payload == {"payload": "x" * size}
+
+
+@pytest.mark.parametrize("way", ["with", "asyncio.run"])
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_signal_while_the_block_is_left(tmp_path: Path, way: str, number: int) -> None:
+    """All that was accepted goes out first, and `closed`; then the process ends by it."""
+    slow = f"""
+from asyncpipes.channels.file_writer import FileWriter
+write, signalled = FileWriter.write, []
+
+def slow(self, lines):
+    if b'"closed"' in lines and not signalled:
+        signalled.append(True)
+        kill({number})
+        time.sleep(0.2)  # time for the handler, in another thread than this
+    write(self, lines)
+
+FileWriter.write = slow
+"""
+    code = WAYS[way].replace("{sync}", "pass").replace("{async_}", "pass")
+    code = code.replace(HEAD, HEAD + slow)
+    status, messages, stderr = run(tmp_path, code, **OURS)
+    assert status == -number, stderr
+    check(messages, CLEAN)
