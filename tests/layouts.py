@@ -13,8 +13,10 @@ from random import Random
 
 import pytest
 
+from asyncpipes.channels import file_writer
 from asyncpipes.channels.file_writer import FileWriter
 from asyncpipes.protocol.layout import MAX_BLOCK, MIN_FILLER
+from tests.support import PATIENCE
 
 FILLER_START = b'{"__dagster_pipes_version":"0.1","method":"log_external_stream"'
 
@@ -110,6 +112,7 @@ def foreign_link(link: Path, target: Path | str, monkeypatch: pytest.MonkeyPatch
 
 
 if __name__ == "__main__":
+    file_writer.LOCK_SECONDS = PATIENCE
     print("ready", flush=True)
     sys.stdin.readline()
     _path, _untearable, *_numbers = sys.argv[1:]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,18 +39,23 @@ READ_BYTES = 1024 * 1024
 
 Watch = Literal["auto", "inotify", "poll"]
 
+#: A FIFO must not block, nor a terminal become this process's own, before either is refused.
+_CREATE = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
 
 class FileChannel(Channel):
     """Messages through a file that the host follows.
 
     Args:
         path: the file. By default one in a fresh temporary directory of mode 0700.
-            A file that is there already is emptied, as the stock reader does. A symbolic
-            link is followed only if root or this user has made it. A new file has mode 0600.
+            A file that is there already is emptied, as the stock reader does; what is no
+            regular file is refused. A symbolic link is followed only if root or this user
+            has made it. A new file has mode 0600.
         include_stdio_in_messages: ask the script to copy its stdout and stderr
             into the channel.
-        cleanup_file: remove the file when the session ends, and the temporary directory
-            with it. False keeps them, for a look at the wire.
+        cleanup_file: remove the file when the session ends, unless another one stands in
+            its place by then, and the temporary directory with it. False keeps them, for a
+            look at the wire.
         watch: ``"auto"`` wakes by inotify on local file systems and polls on
             others; ``"inotify"`` and ``"poll"`` insist on one of them.
         poll_interval: seconds between looks at the file when polling: at once
@@ -88,7 +94,7 @@ class _FileReader(ChannelReader):
         self._channel = channel
         self._path = channel.path or ""
         self._directory: str | None = None
-        self._created = False
+        self._created: os.stat_result | None = None
         self._file: AsyncFileIO | None = None
         self._position = 0  # how much of the file has been returned
         # A read in a thread cannot be taken back: its bytes are returned by whoever
@@ -131,14 +137,27 @@ class _FileReader(ChannelReader):
 
                 self._directory = tempfile.mkdtemp(prefix="asyncpipes-")  # mode 0700
                 self._path = os.path.join(self._directory, "messages")
-            os.close(open_unfollowed(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
-            self._created = True
+            self._create_or_empty()
         except OSError as error:
             where = self._path or "a temporary directory"
             raise ChannelError(
                 f"cannot create the messages file {where}: {error.strerror}. Choose another path"
                 " with FileChannel(path), or another temporary directory with TMPDIR"
             ) from error
+
+    def _create_or_empty(self) -> None:
+        fd = open_unfollowed(self._path, _CREATE)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise ChannelError(
+                    f"cannot use {self._path} as the messages file: it is no regular file."
+                    " Choose another path with FileChannel(path)"
+                )
+            os.ftruncate(fd, 0)
+            self._created = status
+        finally:
+            os.close(fd)
 
     async def read(self) -> bytes:
         assert self._watcher is not None, "read() before open()"
@@ -196,15 +215,16 @@ class _FileReader(ChannelReader):
         if file is not None:
             file._file.close()  # type: ignore[attr-defined]  # the file itself: this is a thread
         directory, self._directory = self._directory, None
-        created, self._created = self._created, False
+        created, self._created = self._created, None
         if not self._channel.cleanup_file:
             return
         if directory is not None:
             import shutil
 
             shutil.rmtree(directory, ignore_errors=True)
-        elif created:
+        elif created is not None:
             try:
-                os.unlink(self._path)
+                if os.path.samestat(created, os.stat(self._path)):
+                    os.unlink(self._path)
             except FileNotFoundError:
                 pass  # somebody else removed it already

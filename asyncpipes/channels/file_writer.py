@@ -8,15 +8,18 @@ the lines out for there (see ``protocol.layout``) and appends them in one write.
 What holds:
 
 - a line is in the kernel when the write returns, whatever happens to the script after that;
-- no line of one writer lands inside a line of another's, also where a full disk stops one
-  half way, who keeps the lock until the rest is written or given up;
-- a line that was left half written, by a process that was killed, spoils no other's: the next
-  writer begins on a fresh line;
-- towards a stock host, no line is read half, on the file systems that the layout names.
+- a line that was left half written, by a process that was killed or on a full disk, spoils
+  no other's: the next writer begins on a fresh line;
+- a writer that a full disk stops goes on inside its line if that still ends the file.
+  Otherwise it writes the line again: its first half stays in the file, a line that is none;
+- towards a stock host, no line is read half, on the file systems that the layout names and
+  while the disk has room.
 
-All but the first hold among writers of this kind: a stock writer takes no lock. Where
-``flock`` does not work (some network file systems) writes go on without it; an append is
-then still in one piece as a rule, but its layout may be of an older size.
+The lock is for the second and the last of these. It is held for as long as a write takes,
+and no write fails because of it: where ``flock`` does not work (some network file systems),
+or while whoever has it is stopped, writes go on without. An append is in one piece all the
+same on a local file system, but its layout may be of an older size. Nor does a stock writer
+take the lock.
 """
 
 from __future__ import annotations
@@ -42,12 +45,9 @@ _TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR})
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
-#: What ``flock`` says where there is no such thing.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-
-#: Seconds to wait for another's write. It takes a few milliseconds, unless its writer is
-#: stopped or waits for room on the disk; then the outbox tries again, as for a full disk.
-LOCK_SECONDS = 1.0
+#: Seconds to wait for another's write. It takes a few milliseconds, unless its process is
+#: stopped, or has not been given a processor.
+LOCK_SECONDS = 0.1
 #: Seconds between looks at the lock; and, where others write too, between two writes of one
 #: writer, who would otherwise have the lock again before anybody has looked.
 _PAUSE = 0.0001
@@ -118,19 +118,22 @@ class FileWriter(ChannelWriter):
         self._readable = False
         self._lockable = fcntl is not None
         self._locked = False
+        self._patience = LOCK_SECONDS  # none while the one who has the lock is stopped
         self._shared = False  # somebody else has written since the last time
         # Where the file ended after the last write: what is more now is another's.
         self._end = -1
-        # The bytes of a write that stopped half way, and how many of them are in the file.
-        self._pending = b""
-        self._written = 0
+        # What a write that stopped half way has left to do, from the start of a line on;
+        # and how many bytes of that line are in the file.
+        self._rest = b""
+        self._begun = 0
 
     def open(self) -> None:
         """Open the file, and with ``untearable`` find out whether somebody was here before.
 
-        If nobody was, the lock is kept until the first write is done or :meth:`close`: of
-        several that open at once exactly one is not :attr:`joined`. The others wait for it,
-        for at most a second.
+        If nobody was, the lock is kept until the first write or :meth:`close`: of several
+        that open at once exactly one is not :attr:`joined`, and the others wait until it has
+        written. After :data:`LOCK_SECONDS` they take the file as it is: none has joined a
+        file that is empty.
 
         Raises:
             ChannelError: the file is missing or cannot be opened; names it.
@@ -141,8 +144,8 @@ class FileWriter(ChannelWriter):
             self._fd = self._open()
             self._pid = os.getpid()
             if self._untearable:
-                locked = self._lock()
-                self.joined = not locked or os.fstat(self._fd).st_size > 0
+                self._lock()
+                self.joined = os.fstat(self._fd).st_size > 0
                 if self.joined:
                     self._unlock()
         except OSError as error:
@@ -165,74 +168,68 @@ class FileWriter(ChannelWriter):
         """Write complete lines in one piece, as :meth:`ChannelWriter.write` says.
 
         Raises:
-            ChannelError: *transient* if the disk is full or another writer has held the
-                lock for a second: nothing, or a part that a repeated call completes, is
-                written. Otherwise the writer gives up what it had begun.
+            ChannelError: *transient* if the disk is full: nothing, or a part that a
+                repeated call completes, is written. Otherwise the writer gives up what it
+                had begun.
         """
         try:
-            if not self._written:
-                if not self._lock():
-                    raise ChannelError(
-                        f"cannot write to the messages file {self._path}: another process has"
-                        f" held its lock for {LOCK_SECONDS:g} s: it is stopped, or its disk full",
-                        transient=True,
-                    )
-                self._pending = self._prepare(lines)
-                self._written = os.write(self._fd, self._pending)
-            while self._written < len(self._pending):
-                self._written += os.write(self._fd, memoryview(self._pending)[self._written :])
+            self._lock()
+            try:
+                self._append(self._rest or lines)
+            finally:
+                self._unlock()
         except OSError as error:
             transient = error.errno in _TRANSIENT
             if not transient:
-                self._give_up()
-            elif not self._written:
-                self._unlock()
+                self._rest, self._begun = b"", 0
+                self._end = -1  # a repeated call looks at what is there
             raise ChannelError(
                 f"cannot write to the messages file {self._path}: {error.strerror}",
                 transient=transient,
             ) from error
-        self._end += len(self._pending)
-        self._pending, self._written = b"", 0
-        self._unlock()
 
-    def _prepare(self, lines: bytes) -> bytes:
-        """What to write at the end of the file as it is now, under the lock."""
+    def _append(self, lines: bytes) -> None:
         size = os.fstat(self._fd).st_size
         self._shared = self._end not in (-1, size)
-        if size and size != self._end and not self._ends_a_line(size):
-            lines = b"\n" + lines  # after half a line, whose writer did not come to its end
-        self._end = size
-        return lay_out(lines, size, _PAGE) if self._untearable else lines
+        start = self._begun
+        if not start or self._shared:
+            start = 0
+            if size and size != self._end and not self._ends_a_line(size):
+                lines = b"\n" + lines  # after half a line, whose writer did not come to its end
+            if self._untearable:
+                lines = lay_out(lines, size, _PAGE)
+        at = start
+        try:
+            while at < len(lines):
+                at += os.write(self._fd, memoryview(lines)[at:])
+        finally:
+            if at > start:
+                whole = lines.rfind(b"\n", 0, at) + 1
+                self._rest, self._begun = lines[whole:], at - whole
+                self._end = size + at - start
 
     def _ends_a_line(self, size: int) -> bool:
         return not self._readable or os.pread(self._fd, 1, size - 1) == b"\n"
 
-    def _give_up(self) -> None:
-        self._pending, self._written = b"", 0
-        self._end = -1  # a repeated call looks at what is there
-        self._unlock()
-
-    def _lock(self) -> bool:
-        """Have the lock, or go on where there is none; False if another one keeps it."""
+    def _lock(self) -> None:
+        """Have the lock, or go on without it where there is none or another one keeps it."""
         if not self._lockable or self._locked:
-            return True
+            return
         if self._shared:
             time.sleep(_PAUSE)
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline = time.monotonic() + self._patience
         while not self._locked:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._locked = True
+                self._locked, self._patience = True, LOCK_SECONDS
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    return False
+                    self._patience = 0.0
+                    break
                 time.sleep(_PAUSE)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+            except OSError:
                 self._lockable = False
                 break
-        return True
 
     def _unlock(self) -> None:
         if self._locked:

@@ -46,8 +46,6 @@ class Finisher:
 
     def _finish_plain(self, lines: Iterable[Line], dropped: int) -> bytes:
         heads = [line[0] for line in lines if line[0]]
-        if not heads:
-            return b""
         if dropped != self._dropped_told:
             # Protocol 0.1 has no place for a count, so a stock host is told in its log.
             self._dropped_told = dropped

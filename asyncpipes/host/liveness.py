@@ -80,12 +80,20 @@ class LivenessMonitor:
         """Each open writer."""
         return self._liveness.health(self.now)
 
-    async def take_notice(self) -> list[HealthEvent]:
-        """Something was read: what has changed by that."""
+    @property
+    def all_have_ended(self) -> bool:
+        """Whether nobody is to be waited for: open writers are known to be dead, if there are any.
+
+        What they wrote has been read by then.
+        """
+        return all(writer.status == "dead" for writer in self.writers)
+
+    async def take_notice(self, heard_at: float) -> list[HealthEvent]:
+        """Something was read at ``heard_at``: what has changed by that."""
         if self._liveness.is_quiet:
             return []
         await self._identify(self._state.touched)
-        events = self._liveness.take_notice(self.now, time.time())
+        events = self._liveness.take_notice(heard_at, time.time())
         self._arm()
         return events
 
@@ -117,21 +125,27 @@ class LivenessMonitor:
                     found.add(writer.name)
         return found
 
-    def look(self, ended: Collection[str | None]) -> tuple[list[HealthEvent], str | None]:
-        """The channel has been read to its end: judge all.
+    def look(
+        self, ended: Collection[str | None], as_of: float, *, all_is_read: bool
+    ) -> tuple[list[HealthEvent], str | None]:
+        """The channel has been read as far as it had come by ``as_of``: judge all.
+
+        Not as of now: publishing what was read may have had to wait for a subscriber, and
+        nobody has read what the scripts wrote meanwhile.
 
         Args:
             ended: what :meth:`ask_processes` said before that.
+            as_of: the time, by :attr:`now`, from before the reading and after the asking.
+            all_is_read: False if the reading was broken off: then nobody is silent by it.
 
         Returns:
             What has changed, and why the run is to be ended, if it is.
         """
         self.is_due = False
-        now = self.now
         for name in ended:
-            self._liveness.mark_ended(name, now)
-        events = self._liveness.look(now, time.time())
-        reason = self._liveness.overdue(now)
+            self._liveness.mark_ended(name, self.now)
+        events = self._liveness.look(as_of, time.time(), may_be_silent=all_is_read)
+        reason = self._liveness.overdue(as_of) if all_is_read else None
         self._arm()
         return events, reason
 

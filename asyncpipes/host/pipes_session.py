@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from anyio import move_on_after
-from anyio.abc import TaskGroup
 
 from ..channels.finishing import outlast
 from ..errors import ClosedError, InvalidParameterError, NotOpenError, UsageError
@@ -31,6 +31,7 @@ from .subscription import (
     Overflow,
     Subscription,
 )
+from .tasks import Tasks
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -138,7 +139,7 @@ class PipesSession:
             InvalidParameterError: a wrong callback, type, level, policy or bound.
             NotOpenError, ClosedError: the session is not open yet, or over.
         """
-        runner, group = self._open("subscribe")
+        runner, tasks = self._open("subscribe")
         subscription = CallbackSubscription(
             callback,
             types,
@@ -148,7 +149,7 @@ class PipesSession:
             in_thread=in_thread,
         )
         runner.hub.add(subscription)
-        group.start_soon(subscription.run, name=f"asyncpipes subscriber {subscription.name}")
+        tasks.start(subscription.run, name=f"asyncpipes subscriber {subscription.name}")
         return subscription
 
     def on(self, *types: type[Event], **options: Any) -> Callable[[C], C]:
@@ -289,6 +290,9 @@ class PipesSession:
         self._task = asyncio.create_task(runner.run(), name="asyncpipes session")
         try:
             await runner.ready
+        except GeneratorExit:
+            runner.abandon()
+            raise
         except BaseException:
             runner.stop(cancelled="the session was cancelled while it opened")
             await self._join()
@@ -304,6 +308,9 @@ class PipesSession:
         runner, task = self._runner, self._task
         assert runner is not None, "entered"
         assert task is not None, "entered"
+        if isinstance(error, GeneratorExit) and not _may_await(error):
+            runner.abandon()
+            return
         runner.hub.detach_iterators()
         if error is None:
             runner.leave()
@@ -333,16 +340,16 @@ class PipesSession:
         assert runner.bootstrap is not None, "made before the session counts as open"
         return runner.bootstrap
 
-    def _open(self, what: str) -> tuple[SessionRunner, TaskGroup]:
+    def _open(self, what: str) -> tuple[SessionRunner, Tasks]:
         runner = self._runner
-        if runner is None or runner.group is None or runner.phase is Phase.OPENING:
+        if runner is None or runner.tasks is None or runner.phase is Phase.OPENING:
             raise NotOpenError(
                 f"{what}: the session is not open yet; use it inside `async with"
                 " open_pipes_session(...) as session:`"
             )
         if runner.phase is Phase.OVER:
             raise ClosedError(f"{what}: the session is over; open another one")
-        return runner, runner.group
+        return runner, runner.tasks
 
 
 def _check_reading(what: str, runner: SessionRunner) -> None:
@@ -351,3 +358,14 @@ def _check_reading(what: str, runner: SessionRunner) -> None:
             f"{what}: the session has ended already, and nobody would read what a script reports;"
             " open another one"
         )
+
+
+def _may_await(error: GeneratorExit) -> bool:
+    """Whether what is being closed is an async generator, which may await; a coroutine may not.
+
+    The one was closed at its ``yield``. The other was let go of, or closed by hand.
+    """
+    origin = error.__traceback__
+    while origin is not None and origin.tb_next is not None:
+        origin = origin.tb_next
+    return origin is not None and bool(origin.tb_frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR)

@@ -14,7 +14,9 @@ import asyncio
 import errno
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -22,7 +24,7 @@ import anyio
 import anyio.abc
 from anyio import CancelScope, move_on_after, to_thread
 
-from ..errors import InvalidParameterError, LaunchError
+from ..errors import InvalidParameterError, LaunchError, PipesError
 from .output import OutputPipe
 
 Command = str | Sequence[str | os.PathLike[str]]
@@ -35,6 +37,10 @@ _GROUP_POLL = 0.01
 _KILL_TIMEOUT = 1.0
 
 _POSIX = os.name == "posix"
+#: macOS says "not permitted" of a group of zombies, and Windows of a process that has
+#: ended. Elsewhere it means that members are left, and none of them may be signalled:
+#: they run as another user.
+_DENIED_IS_GONE = sys.platform in ("darwin", "win32")
 
 
 class PipesProcess:
@@ -66,12 +72,21 @@ class PipesProcess:
         return self.returncode
 
     def terminate(self) -> None:
-        """Send SIGTERM to the process and all of its group; a no-op once it has ended."""
+        """Send SIGTERM to the process and all of its group; a no-op once it has ended.
+
+        Raises:
+            PipesError: as :meth:`send_signal`.
+        """
         if self.returncode is None:
             self.send_signal(signal.SIGTERM)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the process group; nothing happens if that is gone."""
+        """Send a signal to the process group; nothing happens if that is gone.
+
+        Raises:
+            PipesError: the system lets this user signal no process of the group. macOS
+                does not tell that from a group that is gone.
+        """
         if not self.group_is_alive():
             return
         try:
@@ -79,20 +94,29 @@ class PipesProcess:
                 os.killpg(self.pid, number)
             else:
                 self._process.send_signal(signal.Signals(number))
-        except (ProcessLookupError, PermissionError):
-            pass  # gone; macOS says "not permitted" for a group of zombies
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            if _DENIED_IS_GONE:
+                return
+            raise PipesError(
+                f"cannot send signal {int(number)} to process group {self.pid}: its processes run"
+                " as another user. End them as that user, or launch them as this one"
+            ) from error
 
     def group_is_alive(self) -> bool:
-        """Whether any process of the group is left, be it a zombie."""
+        """Whether any process of the group is left, be it a zombie, or another user's."""
         if self.returncode is None:
             return True
         if not _POSIX or self._group_gone:
             return False
         try:
             os.killpg(self.pid, 0)
-        except (ProcessLookupError, PermissionError):
+        except ProcessLookupError:
             # Remembered: nobody can join an empty group, but its number may go to another.
             self._group_gone = True
+        except PermissionError:
+            self._group_gone = _DENIED_IS_GONE
         return not self._group_gone
 
     async def survivors(self) -> list[int]:
@@ -120,20 +144,27 @@ class PipesProcess:
     async def end(self, grace: float) -> None:
         """End the group: SIGINT, ``grace`` seconds, SIGTERM, as many again, SIGKILL.
 
-        Returns when the process has ended and nothing of its group is left alive.
+        Returns when the process has ended and nothing of its group is left alive, save for
+        what cannot be ended: :meth:`survivors` names that.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
-            self.send_signal(number)
+            with suppress(PipesError):
+                self.send_signal(number)
             with move_on_after(grace):
                 await self.gone()
                 return
-        self.kill()
+        with suppress(PipesError):
+            self.kill()
         with move_on_after(_KILL_TIMEOUT):
             await self.gone()
         await self._exited.wait()
 
     def kill(self) -> None:
-        """Send SIGKILL to the group."""
+        """Send SIGKILL to the group.
+
+        Raises:
+            PipesError: as :meth:`send_signal`.
+        """
         if _POSIX:
             self.send_signal(signal.SIGKILL)
         elif self.returncode is None:
@@ -141,9 +172,15 @@ class PipesProcess:
 
     async def kill_and_reap(self) -> None:
         """The loop is shutting down: no time for anything else. Bounded."""
-        self.kill()
-        with move_on_after(_KILL_TIMEOUT, shield=True):
-            await self.follow()
+        with suppress(PipesError):
+            self.kill()
+        with move_on_after(_KILL_TIMEOUT, shield=True) as scope:
+            while not self._exited.is_set():
+                try:
+                    await self.follow()
+                except asyncio.CancelledError:  # maybe another than the one that led here
+                    if scope.cancel_called:
+                        raise
 
 
 def _living_members(group: int) -> list[int]:

@@ -23,13 +23,12 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from enum import Enum
 from typing import Any
 
 import anyio
 from anyio import CancelScope, create_task_group, move_on_after
-from anyio.abc import TaskGroup
 
 from ..channels.base import ChannelReader
 from ..channels.file import INCLUDE_STDIO_KEY
@@ -53,10 +52,15 @@ from .result import RunResult, SessionHealth, SessionStats
 from .settings import Settings
 from .strict import unwrapped
 from .supervisor import Supervisor
+from .tasks import Tasks
 
 #: How much is decoded before the loop gets a turn, in bytes: about half a
 #: millisecond's worth of ordinary messages.
 _SLICE_BYTES = 64 * 1024
+#: And how many lines, about: those of few bytes, such as garbage, take as long as others.
+_SLICE_LINES = 300
+#: What is read of others at most once their time is over, in bytes: some tenths of a second.
+_LAST_BYTES = 32 * 1024 * 1024
 _RESULT_TYPES = frozenset({MaterializationEvent, AssetCheckEvent, CustomMessageEvent})
 
 
@@ -88,9 +92,10 @@ class SessionRunner:
         self._ended_at: float | None = None
 
         self.phase = Phase.OPENING
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
         self.drained = asyncio.Event()
-        self.group: TaskGroup | None = None
+        self.tasks: Tasks | None = None
         self.bootstrap: Bootstrap | None = None
         self.result: RunResult | None = None
         #: What failed in here, or the first exception of a subscriber.
@@ -98,6 +103,7 @@ class SessionRunner:
 
         self.handed_out = False
         self.reading_over = False
+        self._group_has_gone = False
         self._supervisor: Supervisor | None = None
         self._exit_code: int | None = None
         self._finished = False
@@ -133,8 +139,8 @@ class SessionRunner:
         self._stopping = True
         self._cancelled, self._timed_out = cancelled, timed_out
         if self.phase is Phase.OPENING:
-            if self.group is not None:
-                self.group.cancel_scope.cancel()
+            if self.tasks is not None:
+                self.tasks.cancel()
             return
         if self._supervisor is not None:
             self._supervisor.end()
@@ -142,6 +148,24 @@ class SessionRunner:
             self._end_reading()
         if self.reading_over:
             self.limit_delivery()
+
+    def abandon(self) -> None:
+        """The garbage collector closes the body: whoever waited there was let go of.
+
+        In any thread, between any two steps of any task, and with nothing to be awaited.
+        """
+        try:
+            self._loop.call_soon_threadsafe(self._stop_abandoned)
+        except RuntimeError:
+            pass  # the loop is closed
+        process = self._launched()
+        if process is not None and not self._loop.is_running():
+            with suppress(PipesError):
+                process.kill()  # or nobody ends it
+
+    def _stop_abandoned(self) -> None:
+        self.hub.detach_iterators()
+        self.stop(cancelled="the host let go of the session without leaving its block")
 
     @property
     def launching(self) -> bool:
@@ -152,9 +176,9 @@ class SessionRunner:
         self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
     ) -> asyncio.Future[PipesProcess]:
         """Start a process; the future tells when it runs, or why it does not."""
-        assert self.group is not None, "checked by the session"
+        assert self.tasks is not None, "checked by the session"
         self._supervisor = Supervisor(
-            self._settings, self.group, self._end_reading, self._take_output
+            self._settings, self.tasks, self._end_reading, self._look_again, self._take_output
         )
         return self._supervisor.launch(command, env, cwd)
 
@@ -186,28 +210,25 @@ class SessionRunner:
         """The whole session. Raises nothing: what fails is in the result."""
         try:
             async with AsyncExitStack() as stack:
-                async with create_task_group() as group:
-                    if self._stopping:
-                        return
-                    self.group = group
-                    reader = await self._open(stack)
-                    self.phase = Phase.READING
-                    if not self.ready.done():
-                        self.ready.set_result(None)
-                    if self._settings.open_timeout is not None:
-                        group.start_soon(self._watch_opening, self._settings.open_timeout)
-                    await self._read(reader)
-                    if self._supervisor is not None:
-                        await self._supervisor.over.wait()
-                    self.phase = Phase.DELIVERING
-                    self.drained.set()
-                    self.hub.end()
-                # Not for the body any more, which may still be running.
-                self.phase = Phase.OVER
+                try:
+                    async with create_task_group() as group:
+                        if self._stopping:
+                            return
+                        self.tasks = Tasks(group)
+                        try:
+                            await self._run(await self._open(stack), self.tasks)
+                        except BaseException:
+                            # A group that ends does not wait for what is started from now on.
+                            self.phase = Phase.OVER
+                            raise
+                finally:
+                    # For the body, which may still be running, nothing can be started now.
+                    self.phase = Phase.OVER
         except BaseException as error:
             self._record(error)
         finally:
-            self.phase = Phase.OVER
+            if self.tasks is not None:
+                self.tasks.close()
             self._monitor.close()
             if self._cutter is not None:
                 self._cutter.cancel()
@@ -215,6 +236,20 @@ class SessionRunner:
             self.hub.close()
             self._conclude()
             self._release_waiting()
+
+    async def _run(self, reader: ChannelReader, tasks: Tasks) -> None:
+        self.phase = Phase.READING
+        if not self.ready.done():
+            self.ready.set_result(None)
+        timeout = self._settings.open_timeout
+        if timeout is not None:
+            tasks.start(self._watch_opening, timeout, name="asyncpipes open_timeout")
+        await self._read(reader)
+        if self._supervisor is not None:
+            await self._supervisor.over.wait()
+        self.phase = Phase.DELIVERING
+        self.drained.set()
+        self.hub.end()
 
     async def _open(self, stack: AsyncExitStack) -> ChannelReader:
         reader = await self._settings.channel.open_reader()
@@ -260,18 +295,31 @@ class SessionRunner:
                     self.reading_over = True
 
     async def _drain(self, reader: ChannelReader) -> None:
-        """Read what is there, and wait a while for writers that have not closed."""
-        await self._check_liveness(reader, ended=True)
+        """Read what is there, and wait a while for writers that have not closed.
+
+        What was written before the script ended is read however long that takes. Those who
+        write on have ``drain_timeout``, from the script's end and not from when all that is
+        read, and :data:`_LAST_BYTES` for what nobody has got round to reading by then: or who
+        writes faster than this reads would decide how long it goes on.
+        """
         deadline = anyio.current_time() + self._settings.drain_timeout
-        while not self._is_ended_by_us() and anyio.current_time() < deadline:
-            if self._protocol.state.open_writers or self._may_get_output(reader):
-                data = await self._read_next(reader, deadline)
-            elif not (data := await reader.read_available()):
-                break
-            await self._take(data)
-            if self._monitor.is_due:
-                await self._check_liveness(reader)
         await self._check_liveness(reader, ended=True)
+        while not self._is_ended_by_us() and anyio.current_time() < deadline:
+            if self._monitor.is_due or self._group_has_gone:
+                self._group_has_gone = False
+                await self._check_liveness(reader, ended=True, deadline=deadline)
+            elif (
+                not self._monitor.all_have_ended
+                or self._may_get_output(reader)
+                or self._others_may_open
+            ):
+                await self._take(await self._read_next(reader, deadline))
+            elif data := await reader.read_available():
+                await self._take(data)
+            else:
+                break
+        if self._protocol.state.open_writers or self._is_ended_by_us():
+            await self._check_liveness(reader, ended=True, most=_LAST_BYTES)
         if data := await reader.read_available():
             await self._take(data)
             self._failures.append("others were still writing to the channel when reading ended")
@@ -287,11 +335,19 @@ class SessionRunner:
         if self._read_scope is not None:
             self._read_scope.cancel()
 
-    async def _check_liveness(self, reader: ChannelReader, *, ended: bool = False) -> None:
-        """Read all that is there now, and judge by that how the writers are doing."""
+    async def _check_liveness(
+        self,
+        reader: ChannelReader,
+        *,
+        ended: bool = False,
+        most: int | None = None,
+        deadline: float = math.inf,
+    ) -> None:
+        """Read all that is there now, and judge by that how the writers are doing by now."""
         gone = await self._monitor.ask_processes(ended=ended)
-        await self._read_backlog(reader)
-        events, reason = self._monitor.look(gone)
+        as_of = self._monitor.now
+        all_is_read = await self._read_backlog(reader, most, deadline)
+        events, reason = self._monitor.look(gone, as_of, all_is_read=all_is_read)
         await self._publish_health(events)
         if reason is not None:
             self.stop(timed_out=reason)
@@ -316,29 +372,50 @@ class SessionRunner:
             return False
         return bool(reader.params.get(INCLUDE_STDIO_KEY)) and self._protocol.state.has_closed(None)
 
+    @property
+    def _others_may_open(self) -> bool:
+        """Whether workers that the script has left running may yet begin to report."""
+        supervisor = self._supervisor
+        return supervisor is not None and not (supervisor.is_gone or supervisor.over.is_set())
+
     def _is_ended_by_us(self) -> bool:
         """Whether we ended the process group: then nobody is left to wait for."""
         process = self._launched()
         return self._stopping and process is not None and not process.group_is_alive()
 
-    async def _read_backlog(self, reader: ChannelReader) -> None:
+    async def _read_backlog(
+        self, reader: ChannelReader, most: int | None = None, deadline: float = math.inf
+    ) -> bool:
         """Read all that is there now, however long it takes; no more than that.
 
-        To read on to the end would never return where somebody keeps writing.
+        To read on to the end would never return where somebody keeps writing. ``most``
+        bytes and ``deadline`` end it early; then it returns False.
         """
         left = await reader.backlog()
-        while (left is None or left > 0) and (data := await reader.read_available()):
+        is_all = True
+        if most is not None and (left is None or left > most):
+            left, is_all = most, False
+        while left is None or left > 0:
+            if anyio.current_time() >= deadline:
+                return False
+            if not (data := await reader.read_available()):
+                return True
             await self._take(data)
             if left is not None:
                 left -= len(data)
+        return is_all
 
     async def _take(self, data: bytes) -> None:
         received_at, heard_at = time.time(), self._monitor.now
         self._bytes += len(data)
-        for start in range(0, len(data), _SLICE_BYTES):
+        start = 0
+        while start < len(data):
             part = data[start : start + _SLICE_BYTES]
+            if (lines := part.count(b"\n")) > _SLICE_LINES:
+                part = part[: len(part) * _SLICE_LINES // lines]
+            start += len(part)
             await self._publish(*self._protocol.receive_data(part, received_at, heard_at))
-            await self._publish_health(await self._monitor.take_notice())
+            await self._publish_health(await self._monitor.take_notice(heard_at))
             await asyncio.sleep(0)
 
     async def _publish(self, events: list[Event], sizes: list[int]) -> None:
@@ -368,6 +445,11 @@ class SessionRunner:
         self._interrupt_reading()
         if self._stopping:
             self.limit_delivery()
+
+    def _look_again(self) -> None:
+        """The process and the rest of its group are gone: nobody there will close any more."""
+        self._group_has_gone = True
+        self._interrupt_reading()
 
     # The end.
 

@@ -75,6 +75,9 @@ def open_pipes_session(
             launched, for the output they copy until ``finish()``; also what subscribers
             have left once a stopped run has ended, and what this process's stdout may take
             for the rest of the forwarded output.
+            What was written before the process ended is read, however long that takes. Of
+            what others write later, no more than 32 MiB are read once this time is over.
+            Nobody waits for writers whose processes are known to have ended.
         open_timeout: seconds from here within which a script must open its context; None
             to wait as long as the process runs, or for ever without one.
         forward_stdio: True copies the process's stdout and stderr to this process's (and

@@ -8,27 +8,29 @@ import time
 from collections.abc import Callable, Mapping
 
 from anyio import CancelScope, create_task_group, current_time, move_on_after
-from anyio.abc import TaskGroup
 
 from ..errors import ClosedError, LaunchError
 from ..protocol.events import ExternalStreamEvent, Stream
 from .output import Capture, Forward, OutputPipe, Sink, Tail, WholeLines, drain
 from .process import Command, PipesProcess, launch
 from .settings import Settings
+from .tasks import Tasks
 
 
 class Supervisor:
     """One process, its output, and the rest of its group.
 
     Args:
-        group: where its tasks run.
+        tasks: where its tasks run.
         on_exit: called once when the process has ended, or could not be started.
+        on_gone: called when the rest of its group is gone too, if that is in time.
         on_output: called with captured output, if the settings ask for that.
 
     Attributes:
         process: it, once it runs.
         failure: why it could not be started.
         survivors: members of its group that went on for ``drain_timeout`` after it ended.
+        unended: members of its group that lived on when we had ended it, SIGKILL included.
         unforwarded: which of our own streams did not take all of its output.
         over: it has ended, its output is read, and its group is gone or given up.
     """
@@ -36,13 +38,15 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        group: TaskGroup,
+        tasks: Tasks,
         on_exit: Callable[[], None],
+        on_gone: Callable[[], None],
         on_output: Callable[[ExternalStreamEvent], None],
     ) -> None:
         self._settings = settings
-        self._group = group
+        self._tasks = tasks
         self._on_exit = on_exit
+        self._on_gone = on_gone
         self._on_output = on_output
         self._tail = Tail()
         self._started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
@@ -51,6 +55,9 @@ class Supervisor:
         self.process: PipesProcess | None = None
         self.failure: LaunchError | None = None
         self.survivors: list[int] = []
+        self.unended: list[int] = []
+        #: Whether nothing of the process group is left.
+        self.is_gone = False
         self.over = asyncio.Event()
 
     @property
@@ -66,7 +73,13 @@ class Supervisor:
         """What went wrong with it, in words; survivors count unless the run was ``stopped``."""
         reasons = [] if self.failure is None else [str(self.failure)]
         reasons += [f"not all of {stream} was forwarded" for stream in self.unforwarded]
-        if self.survivors and not stopped:
+        if self.unended:
+            pids = ", ".join(map(str, self.unended))
+            reasons.append(
+                f"processes of its group could not be ended: {pids}; they run as another user, or"
+                " hang in the kernel"
+            )
+        elif self.survivors and not stopped:
             pids = ", ".join(map(str, self.survivors))
             reasons.append(f"the process ended and left others of its group running: {pids}")
         return reasons
@@ -75,7 +88,7 @@ class Supervisor:
         self, command: Command, env: Mapping[str, str], cwd: str | os.PathLike[str] | None
     ) -> asyncio.Future[PipesProcess]:
         """Start the process; the future tells when it runs, or why it does not."""
-        self._group.start_soon(self._run, command, env, cwd, name="asyncpipes process")
+        self._tasks.start(self._run, command, env, cwd, name="asyncpipes process")
         return self._started
 
     def end(self) -> None:
@@ -83,8 +96,11 @@ class Supervisor:
         self._is_ending = True
         self.limit_forwarding()
         if self.process is not None:
-            grace = self._settings.grace
-            self._group.start_soon(self.process.end, grace, name="asyncpipes end")
+            self._tasks.start(self._end, self.process, name="asyncpipes end")
+
+    async def _end(self, process: PipesProcess) -> None:
+        await process.end(self._settings.grace)
+        self.unended = await process.survivors()
 
     def release(self) -> None:
         """The session is over: who still waits for the start must not wait for ever."""
@@ -110,11 +126,14 @@ class Supervisor:
         await self._follow(self.process, stdout, stderr)
 
     async def _follow(self, process: PipesProcess, stdout: OutputPipe, stderr: OutputPipe) -> None:
+        tasks: Tasks | None = None
         try:
             async with create_task_group() as outputs:
+                tasks = Tasks(outputs)
                 scopes = [CancelScope(), CancelScope()]
-                outputs.start_soon(self._pass_output, "stdout", stdout, scopes[0])
-                outputs.start_soon(self._pass_output, "stderr", stderr, scopes[1])
+                name = "asyncpipes output"
+                tasks.start(self._pass_output, "stdout", stdout, scopes[0], name=name)
+                tasks.start(self._pass_output, "stderr", stderr, scopes[1], name=name)
                 await process.follow()
                 for scope in scopes:  # for others that hold the streams
                     scope.deadline = current_time() + self._settings.drain_timeout
@@ -123,11 +142,17 @@ class Supervisor:
                 self._on_exit()
                 with move_on_after(self._settings.drain_timeout):
                     await process.gone()
+                    self.is_gone = True
+                    self._on_gone()
                 self.survivors = await process.survivors()
         except BaseException:
             await process.kill_and_reap()  # being cancelled: the loop itself shuts down
             raise
         finally:
+            if tasks is not None:
+                tasks.close()
+            stdout.close()  # a task that never began has not
+            stderr.close()
             self.over.set()
 
     def limit_forwarding(self) -> None:

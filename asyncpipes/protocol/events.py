@@ -145,11 +145,13 @@ class HealthEvent(Event):
 
     Attributes:
         status: ``"blocked"``: its heartbeats say that its event loop has not answered for
-            1 s or longer; ``"silent"``: nothing has come for 2.5 intervals of its
-            heartbeat, while its process lives or nobody can tell; ``"dead"``: its process
-            has ended, and it has not closed; ``"alive"``: none of these any more.
+            1 s or longer, which needs a context that was entered inside that loop;
+            ``"silent"``: nothing has come for 2.5 intervals of its heartbeat, while its
+            process lives or nobody can tell; ``"dead"``: its process has ended, and it has
+            not closed; ``"alive"``: none of these any more.
         lag: seconds that its event loop took to answer, or was taking by then, by its
-            latest heartbeat; None where it has no loop, or has sent none.
+            latest heartbeat; None where it has sent none, or was not entered inside a loop:
+            a plain ``with`` in a script without one has none to watch.
         pid: its process, as it said itself; None for stock scripts.
     """
 

@@ -3,7 +3,8 @@
 =========== ==========================================================================
 ``alive``   nothing to say
 ``blocked`` heartbeats come, and say that the script's event loop has not answered for
-            :data:`BLOCKED_LAG` or longer
+            :data:`BLOCKED_LAG` or longer; a context must have been entered inside that
+            loop for this: one of a plain ``with`` outside watches none, its lag is None
 ``silent``  nothing has come, neither a message nor a heartbeat, for
             :data:`SILENT_INTERVALS` intervals of its heartbeat; its process lives, or
             nobody can tell
@@ -14,8 +15,9 @@ Only writers that have opened and not closed are judged. Heartbeats are an exten
 stock scripts send none, and are never silent nor blocked.
 
 Silence is a claim about the channel and not about a timer. So whoever calls
-:meth:`Liveness.look` reads first what the channel holds by then: a host that was busy
-itself, or waited for a slow subscriber, finds the heartbeats there.
+:meth:`Liveness.look` takes the time, reads what the channel holds by then, and has it
+judged as of that time: a host that was busy itself finds the heartbeats there, and one
+that waits for a slow subscriber meanwhile knows nothing of what was written since.
 """
 
 from __future__ import annotations
@@ -106,7 +108,7 @@ class Liveness:
         return tuple(found)
 
     def take_notice(self, now: float, received_at: float) -> list[HealthEvent]:
-        """Judge those of whom something has just been read.
+        """Judge those of whom something has just been read, at ``now``.
 
         None of them becomes silent by that: see :meth:`look`. ``received_at`` is for the
         events: seconds since the epoch.
@@ -115,11 +117,17 @@ class Liveness:
         self._state.touched.clear()
         return self._judge(names, now, received_at, may_be_silent=False)
 
-    def look(self, now: float, received_at: float) -> list[HealthEvent]:
-        """Judge all. The channel must have been read to its end, as of ``now``."""
+    def look(
+        self, now: float, received_at: float, *, may_be_silent: bool = True
+    ) -> list[HealthEvent]:
+        """Judge all, as of ``now``.
+
+        What the channel held at that time must have been read; ``may_be_silent=False`` if
+        it has not. What was heard later counts too, and when it was read since does not.
+        """
         self._state.touched.clear()
         names = self._watches.keys() | {writer.name for writer in self._state.unclosed}
-        return self._judge(names, now, received_at, may_be_silent=True)
+        return self._judge(names, now, received_at, may_be_silent=may_be_silent)
 
     def mark_known(self, name: str, now: float) -> None:
         """It can be asked whether the process of that writer lives: see :meth:`to_ask_about`."""

@@ -318,6 +318,25 @@ async def test_a_file_that_cannot_be_created_is_named(
     assert open_fds() == before
 
 
+async def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    before = open_fds()
+    with pytest.raises(ChannelError, match="no regular file") as caught:
+        await FileChannel(path).open_reader()
+    assert str(path) in str(caught.value)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert open_fds() == before
+
+
+async def test_what_has_taken_the_files_place_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    async with opened(FileChannel(path)):
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "fifo").rename(path)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
 async def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "m")

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +21,14 @@ import pytest
 from asyncpipes.channels import file_writer
 from asyncpipes.channels.file_writer import FileWriter
 from asyncpipes.errors import ChannelError
-from tests.layouts import FILLER_START, crossing, foreign_link, room_is_good, write_all
+from tests.layouts import (
+    FILLER_START,
+    crossing,
+    foreign_link,
+    room_is_good,
+    stripped,
+    write_all,
+)
 from tests.support import PATIENCE, open_fds, run_script, started_script
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +49,12 @@ def path(tmp_path: Path) -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a lock."""
     monkeypatch.setattr(file_writer, "LOCK_SECONDS", 0.0)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody does, on a busy machine too."""
+    monkeypatch.setattr(file_writer, "LOCK_SECONDS", PATIENCE)
 
 
 def opened(path: Path, *, untearable: bool = False) -> FileWriter:
@@ -107,6 +121,7 @@ def write_in_threads(path: Path, untearable: bool, writers: int, flush: int) -> 
     [(write_in_threads, 1), (write_in_threads, 3), (write_in_processes, 3)],
     ids=["one", "three threads", "three processes"],
 )
+@pytest.mark.usefixtures("patient")
 @EACH_MODE
 def test_every_writers_lines_are_whole_and_in_order(
     path: Path, write: Callable[..., None], writers: int, flush: int, untearable: bool
@@ -150,6 +165,7 @@ def test_without_the_lock_lines_of_several_writers_cross(
     theirs.close()
 
 
+@pytest.mark.usefixtures("patient")
 @EACH_MODE
 def test_one_that_waits_gets_the_lock(path: Path, untearable: bool) -> None:
     writer = opened(path, untearable=untearable)
@@ -165,23 +181,68 @@ def test_one_that_waits_gets_the_lock(path: Path, untearable: bool) -> None:
     writer.close()
 
 
-@pytest.mark.usefixtures("impatient")
 @EACH_MODE
-def test_a_lock_that_is_never_released_is_a_transient_fault(path: Path, untearable: bool) -> None:
+def test_a_lock_that_is_never_released_is_waited_for_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    waits: list[float] = []
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        waits.append(seconds)
+        now += file_writer.LOCK_SECONDS / 2
+
     writer = opened(path, untearable=untearable)
     writer.write(b"1\n")
-    with path.open("rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChannelError, match="has held its lock") as caught:
-            writer.write(b"2\n")
-        assert caught.value.transient
-        assert str(path) in str(caught.value)
-    writer.write(b"2\n")
-    assert path.read_bytes() == b"1\n2\n"
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for expected in ([2, 0], [2, 0]):
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            for number in expected:
+                writer.write(b"2\n")
+                assert len(waits) == number
+                waits.clear()
+        writer.write(b"3\n")
+        assert waits == [], "it has the lock again"
+    assert path.read_bytes() == b"1\n" + b"2\n2\n3\n" * 2
     writer.close()
 
 
-@pytest.mark.parametrize("number", sorted(file_writer._NO_LOCKS))
+STOPPED = """
+import os, signal, sys
+from asyncpipes.channels.file_writer import FileWriter
+writer = FileWriter(sys.argv[1], untearable=True)
+writer.open()
+writer.write(b"before\\n")
+real = os.write
+def stopped(fd, data):
+    os.write = real
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return real(fd, data)
+os.write = stopped
+writer.write(b"stopped\\n")
+"""
+
+
+@EACH_MODE
+def test_a_sibling_that_is_stopped_in_its_write_stops_nobody(path: Path, untearable: bool) -> None:
+    with started_script(STOPPED.replace("sys.argv[1]", repr(str(path))), {}) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert is_locked(path)
+        writer = opened(path, untearable=untearable)
+        assert writer.joined == untearable
+        writer.write(b"ours\n")
+        assert path.read_bytes() == b"before\nours\n"
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=PATIENCE)
+        writer.close()
+    assert path.read_bytes() == b"before\nours\nstopped\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 @EACH_MODE
 def test_where_there_are_no_locks_it_writes_without(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int, untearable: bool
@@ -211,25 +272,13 @@ def test_where_there_is_no_flock_at_all(path: Path, monkeypatch: pytest.MonkeyPa
     assert path.read_bytes() == b"1\n"
 
 
-def test_a_lock_that_fails_names_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(fd: int, operation: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    before = open_fds()
-    with monkeypatch.context() as patched:
-        patched.setattr(fcntl, "flock", flock)
-        with pytest.raises(ChannelError, match="Input/output error") as caught:
-            opened(path, untearable=True)
-        assert str(path) in str(caught.value)
-    assert open_fds() == before
-
-
 # Who is the first.
 
 OPENS = """
 import sys
-from asyncpipes.channels.file_writer import FileWriter
-writer = FileWriter(sys.argv[1], untearable=True)
+from asyncpipes.channels import file_writer
+file_writer.LOCK_SECONDS = 60.0
+writer = file_writer.FileWriter(sys.argv[1], untearable=True)
 print("ready", flush=True)
 sys.stdin.readline()
 writer.open()
@@ -277,14 +326,20 @@ def test_the_first_one_keeps_the_lock_until_it_has_written(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_who_finds_another_writing_its_first_lines_has_joined(path: Path) -> None:
-    first, second = opened(path, untearable=True), opened(path, untearable=True)
-    assert (first.joined, second.joined) == (False, True)
-    first.write(b"first\n")
+def test_who_finds_the_lock_kept_goes_by_what_is_in_the_file(path: Path) -> None:
+    silent, second, third = (FileWriter(str(path), untearable=True) for _ in range(3))
+    silent.open()
+    second.open()
     second.write(b"second\n")
-    first.close()
-    second.close()
-    assert path.read_bytes() == b"first\nsecond\n"
+    third.open()
+    assert is_locked(path)
+    assert [writer.joined for writer in (silent, second, third)] == [False, False, True]
+    third.write(b"third\n")
+    silent.write(b"silent\n")
+    assert not is_locked(path)
+    for writer in (silent, second, third):
+        writer.close()
+    assert path.read_bytes() == b"second\nthird\nsilent\n"
 
 
 def test_one_that_closes_without_a_word_was_not_the_first(path: Path) -> None:
@@ -327,7 +382,7 @@ def fault(number: int) -> OSError:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR])
 @EACH_MODE
-def test_a_part_of_a_write_keeps_the_lock_until_the_rest_is_there(
+def test_a_write_that_stopped_half_way_is_completed(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int, untearable: bool
 ) -> None:
     path.write_bytes(b"x" * (PAGE - 1_001) + b"\n")  # so that there is a filler
@@ -339,16 +394,79 @@ def test_a_part_of_a_write_keeps_the_lock_until_the_rest_is_there(
             writer.write(batch)
         assert caught.value.transient
         assert str(path) in str(caught.value)
-        assert is_locked(path)
-    monkeypatch.setattr(file_writer, "LOCK_SECONDS", 0.0)
-    with pytest.raises(ChannelError, match="has held its lock"):
-        other.write(b"b\n")
+        assert not is_locked(path)
     writer.write(batch)
-    assert not is_locked(path)
     other.write(b"b\n")
     lines = [line for line in path.read_bytes().split(b"\n")[1:-1] if FILLER_START not in line]
     assert lines == [batch[:-1], b"b"]
     assert bool(crossing(path.read_bytes(), PAGE)) is not untearable
+    writer.close()
+    other.close()
+
+
+@EACH_MODE
+def test_after_a_write_that_stopped_half_way_others_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    path.write_bytes(b"0\n")
+    writer, other = opened(path, untearable=untearable), opened(path, untearable=untearable)
+    batch = b"first\nsecond\nthird\n"
+    full = fault(errno.ENOSPC)
+    Stuttering(monkeypatch, 9, full, len(b"\nother\n"), 2, full, len(b"\nagain\n"), 1, full, full)
+    with pytest.raises(ChannelError):
+        writer.write(batch)
+    assert path.read_bytes() == b"0\nfirst\nsec"
+    other.write(b"other\n")
+    with pytest.raises(ChannelError):
+        writer.write(batch)
+    assert path.read_bytes() == b"0\nfirst\nsec\nother\nse"
+    other.write(b"again\n")
+    for _ in range(2):
+        with pytest.raises(ChannelError):
+            writer.write(batch)
+    writer.write(batch)
+    expected = b"0\nfirst\nsec\nother\nse\nagain\nsecond\nthird\n"
+    assert path.read_bytes() == expected
+    writer.write(b"fourth\n")
+    assert path.read_bytes() == expected + b"fourth\n"
+    writer.close()
+    other.close()
+
+
+@EACH_MODE
+def test_a_fresh_line_that_is_all_that_came_through_is_begun_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    path.write_bytes(b"half a line")
+    writer = opened(path, untearable=untearable)
+    full = fault(errno.ENOSPC)
+    Stuttering(monkeypatch, full, 1, full, full)
+    for _ in range(3):
+        with pytest.raises(ChannelError):
+            writer.write(b"1\n2\n")
+    writer.write(b"1\n2\n")
+    assert path.read_bytes() == b"half a line\n1\n2\n"
+    writer.close()
+
+
+@pytest.mark.parametrize("first", [1, 700, 3_000, 4_600])
+def test_lines_that_are_written_again_are_laid_out_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    path.write_bytes(b"0\n")
+    writer, other = opened(path, untearable=True), opened(path, untearable=True)
+    batch = b"".join(b"%d" % number * 1_500 + b"\n" for number in range(1, 8))
+    Stuttering(monkeypatch, first, fault(errno.ENOSPC))
+    with pytest.raises(ChannelError):
+        writer.write(batch)
+    begun = path.read_bytes()
+    other.write(b"b" * 2_900 + b"\n")
+    writer.write(batch)
+    data = path.read_bytes()
+    assert crossing(data, PAGE) == []
+    half = begun.rpartition(b"\n")[2]
+    whole = [line for line in stripped(data) if line not in (half, b"0", b"b" * 2_900)]
+    assert whole == batch.splitlines()
     writer.close()
     other.close()
 
@@ -439,28 +557,29 @@ def test_a_full_device_is_a_transient_fault() -> None:
     writer.close()
 
 
-def test_on_a_full_disk_no_line_lands_inside_another(tmp_path: Path) -> None:
+@EACH_MODE
+def test_on_a_full_disk_no_line_lands_inside_another(tmp_path: Path, untearable: bool) -> None:
     from tests.faults.channels import fill, small_disk
 
     with small_disk(tmp_path / "disk") as disk:
         path = disk / "messages"
         path.write_bytes(b"0\n")
-        writer, other = opened(path, untearable=True), opened(path, untearable=True)
+        writer, other = opened(path, untearable=untearable), opened(path, untearable=untearable)
         ballast = fill(disk)
         long, short = b"a" * 9_000 + b"\n", b"b" * 5_000 + b"\n"
         with pytest.raises(ChannelError, match="No space left") as caught:
             writer.write(long)  # as far as the page goes
         assert caught.value.transient
         assert path.stat().st_size > 2
-        waiting = threading.Thread(target=other.write, args=(short,))
-        waiting.start()
+        half = path.read_bytes().rpartition(b"\n")[2]
+        assert bool(half) is not untearable, "of the layout a page of fillers came through"
         ballast.unlink()
+        other.write(short)
         writer.write(long)
-        waiting.join(PATIENCE)
         data = path.read_bytes()
         lines = [line for line in data.splitlines(keepends=True) if FILLER_START not in line]
-        assert lines == [b"0\n", long, short]
-        assert crossing(data, PAGE) == []
+        assert lines == [b"0\n", *([half + b"\n"] if half else []), short, long]
+        assert bool(crossing(data, PAGE)) is not untearable
         writer.close()
         other.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from asyncpipes import (
     run,
 )
 from asyncpipes.channels import FileChannel
-from asyncpipes.host.context_injectors import AutoContextInjector
+from asyncpipes.host import context_injectors
+from asyncpipes.host.context_injectors import AutoContextInjector, ContextInjector
+from asyncpipes.protocol.bootstrap import encode_param
 from asyncpipes.protocol.context import build_context
 from tests.support_host import raw_child, script
 
@@ -118,6 +123,50 @@ def _In(directory: Path, monkeypatch: pytest.MonkeyPatch) -> TempFileContextInje
     # gettempdir() itself would look for another directory that can be written to.
     monkeypatch.setattr("tempfile.tempdir", str(directory))
     return TempFileContextInjector()
+
+
+@pytest.mark.parametrize("kind", [AutoContextInjector, TempFileContextInjector])
+async def test_a_context_is_encoded_off_the_loop(
+    kind: type[ContextInjector], any_loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def noted(name: str) -> None:
+        function: Callable[..., Any] = getattr(context_injectors, name)
+
+        def note(*args: Any, **options: Any) -> Any:
+            threads.append(threading.get_ident())
+            return function(*args, **options)
+
+        monkeypatch.setattr(context_injectors, name, note)
+
+    noted("encode_param")
+    noted("dumps")
+    injected = await kind().inject(build_context(extras={"x": incompressible(100_000)}))
+    await injected.aclose()
+    assert len(threads) == (2 if kind is AutoContextInjector else 1)
+    assert threading.get_ident() not in threads
+
+
+async def test_a_choice_that_is_cancelled_leaves_no_file(
+    any_loop: None, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, go = threading.Event(), threading.Event()
+
+    def slow(params: Any) -> str:
+        encoding.set()
+        go.wait()
+        return encode_param(params)
+
+    monkeypatch.setattr(context_injectors, "encode_param", slow)
+    data = build_context(extras={"x": incompressible(100_000)})
+    task = asyncio.ensure_future(AutoContextInjector().inject(data))
+    await asyncio.to_thread(encoding.wait)
+    task.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(temporary.iterdir()) == []
 
 
 async def test_extras_that_json_has_not_are_refused_on_the_way_in() -> None:

@@ -698,25 +698,6 @@ async def test_a_writer_that_outlives_the_process_and_closes_in_time_is_read(
     assert len(session.result.custom_messages) == 1
 
 
-def test_a_loop_that_is_shut_down_leaves_no_context_file(temporary: Path) -> None:
-    async def host() -> None:
-        async with open_pipes_session(
-            extras={"x": os.urandom(60_000).hex()}, strict=False, **QUICK
-        ) as session:
-            await session.launch(raw_child("signal.pause()"))
-            await asyncio.Event().wait()
-
-    async def main(turns: int) -> None:
-        task = asyncio.ensure_future(host())
-        for _ in range(turns):
-            await asyncio.sleep(0.0002)  # a step of an unknown length, on the way in
-        assert not task.done()
-
-    for turns in range(16):
-        asyncio.run(main(turns))
-        assert list(temporary.iterdir()) == []
-
-
 #: A shell that waits for a child that takes neither SIGINT nor SIGTERM, and so does not
 #: die before it: what only SIGKILL to the whole group ends.
 STUBBORN = """

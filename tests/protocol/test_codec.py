@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asyncpipes.errors import InvalidParameterError
@@ -323,7 +323,9 @@ def test_json_values_come_back_as_they_were(value: Any) -> None:
     )
 )
 def test_keys_are_those_of_the_standard_library(value: dict[Any, int]) -> None:
-    assert json.loads(codec.dumps(value, where=WHERE)) == json.loads(json.dumps(value))
+    expected = json.loads(json.dumps(value))
+    assume(len(expected) == len(value))  # two keys that become one text are refused: see REFUSED
+    assert json.loads(codec.dumps(value, where=WHERE)) == expected
 
 
 @given(st.binary())

@@ -63,6 +63,46 @@ class Session:
         return [event.status for event in self.look()]
 
 
+def test_a_look_judges_as_of_the_time_when_it_was_begun() -> None:
+    """What was read then may have taken long to publish, and nobody read on meanwhile."""
+    session = Session()
+    session.opens()
+    session.pass_time(24)
+    as_of = session.now
+    session.reports()
+    session.pass_time(60)
+    assert session.liveness.look(as_of, WALL) == []
+    assert session.liveness.overdue(as_of) is None
+    # Which is not the last word: the next look is due at once.
+    following = session.liveness.next_look()
+    assert following is not None
+    assert following < session.now
+    assert session.statuses() == ["silent"]
+
+
+def test_who_is_read_after_long_is_alive_as_of_the_reading() -> None:
+    session = Session()
+    session.opens()
+    session.pass_time(25)
+    assert session.statuses() == ["silent"]
+    heard_at = session.now
+    session.reader.receive_data(session.numbered(encode_custom_head(1)), WALL, heard_at)
+    session.pass_time(60)
+    assert [e.status for e in session.liveness.take_notice(heard_at, WALL)] == ["alive"]
+    assert session.statuses() == ["silent"]
+
+
+def test_nobody_is_silent_by_what_was_not_read() -> None:
+    session = Session()
+    session.opens()
+    session.opens("d")
+    session.pass_time(60)
+    session.liveness.mark_ended("d", session.now)
+    found = session.liveness.look(session.now, WALL, may_be_silent=False)
+    assert [(event.writer, event.status) for event in found] == [("d", "dead")]
+    assert session.statuses() == ["silent"]
+
+
 def test_who_is_heard_is_alive() -> None:
     session = Session()
     assert session.opens() == []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncpipes.protocol import recent
 from asyncpipes.protocol.events import (
     ClosedEvent,
     CustomMessageEvent,
@@ -213,29 +214,46 @@ class CountingLines(RecentLines):
 
 
 @pytest.mark.parametrize("repeated", [True, False])
-def test_a_stream_of_used_numbers_takes_linear_time(repeated: bool) -> None:
+def test_a_stream_of_used_numbers_takes_linear_time(
+    repeated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = 64 * 1024  # what is counted is in proportion to it
+    monkeypatch.setattr(recent, "RECENT_BYTES", window)
     reader = SessionReader()
     lines = reader._recent = CountingLines()
     reader.receive_data(OPENED + line(2), NOW)
     total = 0
-    for number in range(3 * RECENT_BYTES // 100):
+    for number in range(5 * window // 100):
         data = line(2, None if repeated else number)
         total += len(data)
         reader.receive_data(data, NOW)
     count = reader.state.duplicates if repeated else reader.state.malformed
-    assert count == 3 * RECENT_BYTES // 100
+    assert count == 5 * window // 100
     # Each byte once, and the window again when what is known has grown to twice that.
+    assert total > 5 * window
     assert lines.looked_through < 3 * total
 
 
 @pytest.mark.parametrize("size", [16, 100, SLICE])
-def test_what_is_kept_is_bounded(size: int) -> None:
+def test_what_is_kept_is_bounded(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, and in pieces where they are smaller than messages are."""
+    most_bytes, most_pieces = 2 * SLICE + 1000, 1000
+    monkeypatch.setattr(recent, "RECENT_BYTES", most_bytes)
+    monkeypatch.setattr(recent, "_MAX_PIECES", most_pieces)
     lines = RecentLines()
     piece = b"x" * (size - 1) + b"\n"
-    for _ in range(2 * RECENT_BYTES // size + 1):
+    for _ in range(2 * most_bytes // size + 1):
         lines.add(piece)
-    assert lines._size <= RECENT_BYTES + size
-    assert len(lines._pieces) <= 16_384
+        assert lines._size <= most_bytes + size
+        assert len(lines._pieces) <= most_pieces
+    # One of the bounds has been reached, and nothing more was let go than that takes.
+    assert lines._size >= most_bytes or len(lines._pieces) == most_pieces
+
+
+def test_the_bounds_hold_the_smallest_messages() -> None:
+    """Of writers as they are, whose ids have 32 characters, even if each comes alone."""
+    shortest = encode_head("closed", {}) + extension_tail("0" * 32, 1, NOW)
+    assert recent._MAX_PIECES * len(shortest) >= RECENT_BYTES
 
 
 def test_nothing_is_kept_of_stock_scripts() -> None:
