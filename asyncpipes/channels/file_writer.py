@@ -114,6 +114,7 @@ class FileWriter(ChannelWriter):
         self._path = path
         self._untearable = untearable
         self._fd = -1
+        self._opened: os.stat_result
         self._pid = 0
         self._readable = False
         self._lockable = fcntl is not None
@@ -142,6 +143,7 @@ class FileWriter(ChannelWriter):
             if not os.path.isabs(self._path):
                 self._path = os.path.join(os.getcwd(), self._path)  # in_fork() may be elsewhere
             self._fd = self._open()
+            self._opened = os.fstat(self._fd)
             self._pid = os.getpid()
             if self._untearable:
                 self._lock()
@@ -250,6 +252,10 @@ class FileWriter(ChannelWriter):
     def in_fork(self) -> FileWriter:
         """A writer of the fork's own; closing the inherited descriptor unlocks nothing."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        try:
+            # A daemon has closed all it inherited, and has its own under those numbers.
+            if fd >= 0 and os.path.samestat(os.fstat(fd), self._opened):
+                os.close(fd)
+        except OSError:
+            pass  # it is closed
         return FileWriter(self._path, untearable=self._untearable)

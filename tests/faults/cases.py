@@ -89,7 +89,9 @@ def case(
         params.append(wrong(kind, fails) if fails else pytest.param(kind, id="stock"))
     for name in mutants:
         mutant = MUTANTS[name]
-        params.append(wrong(Kind(name, mutant=mutant, is_wrong=True), mutant.description))
+        by: Side = "stock" if stock == "script" and mutant.where == "host" else "ours"
+        kind = Kind(name, script=by, mutant=mutant, is_wrong=True)
+        params.append(wrong(kind, mutant.description))
 
     def decorate(test: T) -> T:
         name = getattr(test, "__name__", "")

@@ -96,6 +96,6 @@ def subject(
     yield subject
     left = subject.left_behind(), subject.alive()
     subject.end()
-    assert subject.is_applied, f"no script ran with {subject.name}, which proves nothing"
+    subject.check_mutant()
     if subject.name == "ours":
         assert left == ([], [])

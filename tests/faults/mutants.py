@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tests.faults.watch import watched
+
 Patch = Callable[[Any, str, Any], object]
 Where = Literal["host", "script"]
 
@@ -47,16 +49,20 @@ def mutant(where: Where) -> Callable[[Callable[[Patch], None]], Callable[[Patch]
     return register
 
 
-def apply_in_script(name: str) -> None:
-    """Make this process run the mutant of this name.
+def apply_in_script(name: str, broken: str) -> None:
+    """Make this process run the mutant of this name; how it breaks is added to a file.
 
     Raises:
         AttributeError: what it replaces is not there any more.
     """
 
+    def tell(how: str) -> None:
+        with open(broken, "a", encoding="utf-8") as file:
+            file.write(f"{how}\n")
+
     def replace(target: Any, name: str, value: Any) -> None:
         getattr(target, name)
-        setattr(target, name, value)
+        setattr(target, name, watched(value, tell))
 
     MUTANTS[name].apply(replace)
 

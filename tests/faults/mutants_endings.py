@@ -19,8 +19,8 @@ def throws_away_results_of_failures(patch: Patch) -> None:
 
     conclude = SessionRunner._conclude
 
-    def emptied(self: SessionRunner) -> None:
-        conclude(self)
+    def emptied(self: SessionRunner, *args: Any, **options: Any) -> None:
+        conclude(self, *args, **options)
         if self.result is not None and not self.result.outcome.ok:
             self.result = replace(self.result, materializations=(), checks=(), events=())
 
@@ -66,10 +66,12 @@ def hears_nobody_after_closed(patch: Patch) -> None:
 @mutant("script")
 def leaves_results_to_the_thread(patch: Patch) -> None:
     """A result is written by the thread, a moment after the call."""
+    import math
+
     from asyncpipes.external.outbox import Outbox
 
     _slow_writes(patch)
-    patch(Outbox, "_put_result", lambda self, head: self._append(head, float("inf")))
+    patch(Outbox, "_put_result", lambda self, head, *args, **options: self._append(head, math.inf))
 
 
 @mutant("script")
@@ -80,7 +82,7 @@ def flushes_without_waiting(patch: Patch) -> None:
     from asyncpipes import PipesContext
 
     _slow_writes(patch)
-    patch(PipesContext, "flush", lambda self: asyncio.sleep(0))
+    patch(PipesContext, "flush", lambda *args, **options: asyncio.sleep(0))
 
 
 def _slow_writes(patch: Patch) -> None:
@@ -91,9 +93,9 @@ def _slow_writes(patch: Patch) -> None:
 
     write = FileWriter.write
 
-    def later(self: FileWriter, lines: bytes) -> None:
+    def later(*args: Any, **options: Any) -> Any:
         time.sleep(0.05)
-        write(self, lines)
+        return write(*args, **options)
 
     patch(FileWriter, "write", later)
 
@@ -103,49 +105,48 @@ def leaves_sigterm_alone(patch: Patch) -> None:
     """SIGTERM ends the script as it ends any other."""
     from asyncpipes.external.lifecycle import TerminationGuard
 
-    patch(TerminationGuard, "join", lambda self: None)
+    patch(TerminationGuard, "join", lambda *args, **options: None)
 
 
 @mutant("script")
 def takes_any_exit_for_a_failure(patch: Patch) -> None:
     """sys.exit(0) is sent as an exception, like any other."""
-    from asyncpipes.protocol.messages import encode_head
+    from asyncpipes.external.connection import PipesContext
 
-    connection = module("external.connection")
-    closing_message = connection.PipesContext._closing_message
+    closing_message = PipesContext._closing_message
 
-    def strict(self: Any, error: Any) -> Any:
-        if not isinstance(error, SystemExit):
-            return closing_message(self, error)
-        exception = connection.encode_exception(error, extended=False)
-        return encode_head("closed", {"exception": exception})
+    def strict(self: Any, error: Any, *args: Any, **options: Any) -> Any:
+        other = RuntimeError(f"SystemExit: {error}") if isinstance(error, SystemExit) else error
+        return closing_message(self, other, *args, **options)
 
-    patch(connection.PipesContext, "_closing_message", strict)
+    patch(PipesContext, "_closing_message", strict)
 
 
 @mutant("script")
 def takes_any_exit_for_success(patch: Patch) -> None:
     """Whatever sys.exit() is given, the context counts as left well."""
-    from asyncpipes.external import connection
+    from asyncpipes.external.connection import PipesContext
 
-    closing_message = connection.PipesContext._closing_message
+    closing_message = PipesContext._closing_message
 
-    def lenient(self: Any, error: Any) -> bytes:
-        return closing_message(self, None if isinstance(error, SystemExit) else error)
+    def lenient(self: Any, error: Any, *args: Any, **options: Any) -> Any:
+        other = None if isinstance(error, SystemExit) else error
+        return closing_message(self, other, *args, **options)
 
-    patch(connection.PipesContext, "_closing_message", lenient)
+    patch(PipesContext, "_closing_message", lenient)
 
 
 @mutant("script")
 def sends_the_outermost_exception_alone(patch: Patch) -> None:
     """Of an exception only its own message and traceback are sent."""
-    connection = module("external.connection")
-    encode = connection.encode_exception
+    closing = module("external.closing")
+    encode = closing.encode_exception
 
-    def alone(error: BaseException, *, extended: bool) -> Any:
-        return encode(RuntimeError(str(error)).with_traceback(error.__traceback__), extended=False)
+    def alone(error: BaseException, *args: Any, **options: Any) -> Any:
+        outermost = RuntimeError(str(error)).with_traceback(error.__traceback__)
+        return encode(outermost, *args, **options)
 
-    patch(connection, "encode_exception", alone)
+    patch(closing, "encode_exception", alone)
 
 
 @mutant("script")
@@ -168,12 +169,12 @@ def has_one_context_for_all_tasks(patch: Patch) -> None:
     opened: list[Any] = []
     register = lifecycle.register
 
-    def remember(context: Any) -> None:
+    def remember(context: Any, *args: Any, **options: Any) -> Any:
         opened.append(context)
-        register(context)
+        return register(context, *args, **options)
 
     patch(lifecycle, "register", remember)
-    patch(lifecycle, "find", lambda: opened[-1])
+    patch(lifecycle, "find", lambda *args, **options: opened[-1])
 
 
 @mutant("script")
@@ -188,9 +189,9 @@ def logs_after_closing(patch: Patch) -> None:
     emit, init = PipesHandler.emit, FileWriter.__init__
     paths: list[Any] = []
 
-    def remember(self: FileWriter, path: str, **options: Any) -> None:
+    def remember(self: FileWriter, path: str, *args: Any, **options: Any) -> None:
         paths.append(path)
-        init(self, path, **options)
+        init(self, path, *args, **options)
 
     def behind(self: PipesHandler, record: Any) -> None:
         if self._target is None or not self._target.is_closed:

@@ -12,7 +12,7 @@ def asks_and_never_kills(patch: Patch) -> None:
     """SIGINT and SIGTERM are all that a process gets."""
     from asyncpipes.host.process import PipesProcess
 
-    patch(PipesProcess, "kill", lambda self: None)
+    patch(PipesProcess, "kill", lambda *args, **options: None)
 
 
 @mutant("host")
@@ -44,9 +44,8 @@ def starts_what_was_cancelled(patch: Patch) -> None:
 
     end = Supervisor.end
 
-    def too_early(self: Supervisor) -> None:
-        if self.process is not None:
-            end(self)
+    def too_early(self: Supervisor, *args: Any, **options: Any) -> Any:
+        return None if self.process is None else end(self, *args, **options)
 
     patch(Supervisor, "end", too_early)
 
@@ -59,9 +58,9 @@ def forwards_with_gaps(patch: Patch) -> None:
     forward = Forward.__call__
     turns = iter(range(1_000_000_000))
 
-    async def sometimes(self: Forward, data: bytes) -> None:
+    async def sometimes(*args: Any, **options: Any) -> None:
         if next(turns) % 10 < 9:
-            await forward(self, data)
+            await forward(*args, **options)
 
     patch(Forward, "__call__", sometimes)
 

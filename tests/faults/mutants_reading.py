@@ -14,11 +14,11 @@ def on_reading(patch: Patch, change: Callable[..., tuple[list[Any], list[int]]])
 
     receive_data, receive_end = SessionReader.receive_data, SessionReader.receive_end
 
-    def data(self: SessionReader, data: bytes, received_at: float) -> Any:
-        return change(self, *receive_data(self, data, received_at))
+    def data(self: SessionReader, *args: Any, **options: Any) -> Any:
+        return change(self, *receive_data(self, *args, **options))
 
-    def end(self: SessionReader, received_at: float) -> Any:
-        return change(self, *receive_end(self, received_at))
+    def end(self: SessionReader, *args: Any, **options: Any) -> Any:
+        return change(self, *receive_end(self, *args, **options))
 
     patch(SessionReader, "receive_data", data)
     patch(SessionReader, "receive_end", end)
@@ -116,7 +116,7 @@ def drops_what_follows_the_last_newline(patch: Patch) -> None:
     """What follows the last newline is not looked at."""
     from asyncpipes.protocol.reading import SessionReader
 
-    patch(SessionReader, "receive_end", lambda self, received_at: ([], []))
+    patch(SessionReader, "receive_end", lambda *args, **options: ([], []))
 
 
 @mutant("host")
@@ -129,7 +129,7 @@ def takes_any_version(patch: Patch) -> None:
         @staticmethod
         def loads(line: bytes) -> Any:
             message = load(line)
-            if reading.VERSION_FIELD in message:
+            if isinstance(message, dict) and reading.VERSION_FIELD in message:
                 message[reading.VERSION_FIELD] = reading.PROTOCOL_VERSION
             return message
 
@@ -162,4 +162,4 @@ def sends_any_metadata_type(patch: Patch) -> None:
     """Metadata is sent with whatever type it is given."""
     from asyncpipes.protocol import metadata
 
-    patch(metadata, "_typed", lambda kind, raw_value, where: (kind, raw_value))
+    patch(metadata, "_typed", lambda kind, raw_value, *args, **options: (kind, raw_value))

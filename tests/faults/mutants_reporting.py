@@ -16,7 +16,7 @@ def waits_for_all_that_was_started(patch: Patch) -> None:
 
     from asyncpipes.host import supervisor
 
-    patch(supervisor, "move_on_after", lambda delay: CancelScope())
+    patch(supervisor, "move_on_after", lambda *args, **options: CancelScope())
 
 
 @mutant("host")
@@ -26,7 +26,7 @@ def drops_the_backlog(patch: Patch) -> None:
 
     from asyncpipes.host.runner import SessionRunner
 
-    async def hasty(self: SessionRunner, reader: Any) -> None:
+    async def hasty(self: SessionRunner, *args: Any, **options: Any) -> None:
         await self._publish(*self._protocol.receive_end(time.time()))
 
     patch(SessionRunner, "_drain", hasty)
@@ -89,9 +89,8 @@ def never_holds_the_reader(patch: Patch) -> None:
 
     overflowed = Subscription._overflowed
 
-    def grow(self: Subscription) -> None:
-        if self._overflow != "wait":
-            overflowed(self)
+    def grow(self: Subscription, *args: Any, **options: Any) -> Any:
+        return None if self._overflow == "wait" else overflowed(self, *args, **options)
 
     patch(Subscription, "_overflowed", grow)
 
@@ -103,8 +102,8 @@ def drops_in_silence(patch: Patch) -> None:
 
     overflowed = Subscription._overflowed
 
-    def uncounted(self: Subscription) -> None:
-        overflowed(self)
+    def uncounted(self: Subscription, *args: Any, **options: Any) -> None:
+        overflowed(self, *args, **options)
         self.dropped = 0
 
     patch(Subscription, "_overflowed", uncounted)
@@ -115,7 +114,7 @@ def forgets_who_raised(patch: Patch) -> None:
     """A subscriber that raises is stopped, and nobody is told."""
     from asyncpipes.host.subscription import CallbackSubscription
 
-    patch(CallbackSubscription, "_fail", lambda self, error: self.detach())
+    patch(CallbackSubscription, "_fail", lambda self, *args, **options: self.detach())
 
 
 @mutant("host")
@@ -138,7 +137,7 @@ def waits_for_idle_iterators(patch: Patch) -> None:
     """Leaving the block waits for iterators that nobody pulls at."""
     from asyncpipes.host.hub import Hub
 
-    patch(Hub, "detach_iterators", lambda self: None)
+    patch(Hub, "detach_iterators", lambda *args, **options: None)
 
 
 @mutant("host")
@@ -148,7 +147,7 @@ def reads_integers_as_floats(patch: Patch) -> None:
 
     from asyncpipes.protocol import codec, reading
 
-    patch(codec, "has_long_digits", lambda data: False)
+    patch(codec, "has_long_digits", lambda *args, **options: False)
     patch(reading, "_load_exactly", orjson.loads)
 
 
@@ -159,12 +158,12 @@ def reads_messages_with_numbers_only(patch: Patch) -> None:
 
     decode = SessionReader._decode
 
-    def strict(self: SessionReader, message: Any, position: int, received_at: float) -> Any:
+    def strict(self: SessionReader, message: Any, *args: Any, **options: Any) -> Any:
         if isinstance(message, dict) and "seq" not in message:
             from asyncpipes.errors import MalformedMessageError
 
             raise MalformedMessageError("no number")
-        return decode(self, message, position, received_at)
+        return decode(self, message, *args, **options)
 
     patch(SessionReader, "_decode", strict)
 
@@ -224,7 +223,7 @@ def gives_up_at_the_first_fault(patch: Patch) -> None:
     """A fault that would pass makes the channel fail for good."""
     from asyncpipes.external.waiting import Retry
 
-    patch(Retry, "wait", lambda self: False)
+    patch(Retry, "wait", lambda *args, **options: False)
 
 
 @mutant("host")
@@ -234,8 +233,8 @@ def writes_in_the_callers_thread(patch: Patch) -> None:
 
     put = Outbox.put
 
-    def and_write(self: Outbox, head: bytes, kind: Any) -> bool:
-        taken = put(self, head, kind)
+    def and_write(self: Outbox, *args: Any, **options: Any) -> Any:
+        taken = put(self, *args, **options)
         self._write_batch()
         return taken
 
@@ -250,7 +249,7 @@ def leaves_a_fault_unsaid(patch: Patch) -> None:
     """A clean exit says nothing of what was not delivered."""
     from asyncpipes.external.connection import PipesContext
 
-    patch(PipesContext, "_check_delivered", lambda self, error: None)
+    patch(PipesContext, "_check_delivered", lambda *args, **options: None)
 
 
 @mutant("script")
@@ -258,7 +257,7 @@ def never_tries_again(patch: Patch) -> None:
     """A fault that would pass makes the channel fail for good."""
     from asyncpipes.external.waiting import Retry
 
-    patch(Retry, "wait", lambda self: False)
+    patch(Retry, "wait", lambda *args, **options: False)
 
 
 @mutant("script")
@@ -270,7 +269,7 @@ def writes_a_batch_backwards(patch: Patch) -> None:
     patch(
         Finisher,
         "finish",
-        lambda self, lines, dropped: finish(self, [*lines][::-1], dropped),
+        lambda self, lines, *args: finish(self, [*lines][::-1], *args),
     )
 
 
@@ -302,7 +301,7 @@ def awaiting_gives_no_turn(patch: Patch) -> None:
     """Awaiting a report returns at once, whatever waits."""
     from asyncpipes.external.waiting import Room
 
-    patch(Room, "__await__", lambda self: iter(()))
+    patch(Room, "__await__", lambda *args, **options: iter(()))
 
 
 @mutant("script")
@@ -313,8 +312,8 @@ def forks_report_to_nobody(patch: Patch) -> None:
 
     follow = PipesContext.follow_fork
 
-    def silent(self: PipesContext) -> None:
-        follow(self)
+    def silent(self: PipesContext, *args: Any, **options: Any) -> None:
+        follow(self, *args, **options)
         self._sink = NullSink()
 
     patch(PipesContext, "follow_fork", silent)
@@ -333,7 +332,8 @@ def workers_do_not_close(patch: Patch) -> None:
     """A worker that ends, by itself or by SIGTERM, leaves its writer open."""
     from asyncpipes.external.connection import PipesContext
 
-    patch(PipesContext, "close_fork", lambda self, error=None: None)
+    patch(PipesContext, "close_fork", lambda *args, **options: None)
+    patch(PipesContext, "end_by_signal", lambda *args, **options: None)
 
 
 @mutant("script")
@@ -341,7 +341,7 @@ def sends_no_checks(patch: Patch) -> None:
     """Results of checks are not sent."""
     from asyncpipes.external.connection import PipesContext
 
-    patch(PipesContext, "report_asset_check", lambda self, *args, **options: None)
+    patch(PipesContext, "report_asset_check", lambda *args, **options: None)
 
 
 @mutant("script")
@@ -350,7 +350,11 @@ def closes_without_the_exception(patch: Patch) -> None:
     from asyncpipes.external.connection import PipesContext
 
     closing_message = PipesContext._closing_message
-    patch(PipesContext, "_closing_message", lambda self, error: closing_message(self, None))
+    patch(
+        PipesContext,
+        "_closing_message",
+        lambda self, error, *args, **options: closing_message(self, None, *args, **options),
+    )
 
 
 @mutant("script")
@@ -362,8 +366,10 @@ def sends_nan(patch: Patch) -> None:
 
     walk = codec._walk
 
-    def lenient(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else walk(value)
+    def lenient(value: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return walk(value, *args, **options)
 
     patch(codec, "_walk", lenient)
 
@@ -379,7 +385,7 @@ def makes_its_own_file(patch: Patch) -> None:
     patch(
         file_writer,
         "open_unfollowed",
-        lambda path, flags: open_unfollowed(path, flags | os.O_CREAT),
+        lambda path, flags, *args: open_unfollowed(path, flags | os.O_CREAT, *args),
     )
 
 
@@ -406,9 +412,9 @@ def opens_in_silence(patch: Patch) -> None:
 
     opening = FileWriter.open
 
-    def silent(self: FileWriter) -> None:
+    def silent(*args: Any, **options: Any) -> None:
         try:
-            opening(self)
+            opening(*args, **options)
         except ChannelError:
             pass
 
@@ -422,10 +428,10 @@ def a_fault_ends_the_script(patch: Patch) -> None:
 
     put = Outbox.put
 
-    def raising(self: Outbox, head: bytes, kind: Any) -> bool:
+    def raising(self: Outbox, *args: Any, **options: Any) -> Any:
         if self.failure is not None:
             raise self.failure
-        return put(self, head, kind)
+        return put(self, *args, **options)
 
     patch(Outbox, "put", raising)
 
@@ -448,4 +454,4 @@ def garbage_is_no_bootstrap(patch: Patch) -> None:
     """A bootstrap that cannot be read counts as none."""
     from asyncpipes.external import loaders
 
-    patch(loaders.MappingParamsLoader, "is_dagster_pipes_process", lambda self: False)
+    patch(loaders.MappingParamsLoader, "is_dagster_pipes_process", lambda *args, **options: False)

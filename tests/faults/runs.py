@@ -159,6 +159,7 @@ class OurRun(Run):
             report = _our_report(self._session.result)
             assert report.ok is (error is None), "strict, the default, raises unless all is well"
         report.stdout, report.stderr = _outputs(self._subject.folder)
+        self._subject.look_at(report)
         return report
 
     def _cancelled_report(self) -> Report:

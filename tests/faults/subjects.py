@@ -14,11 +14,12 @@ How to write a case
 The body runs once for each *subject*: ``ours``, which has to pass; ``stock``, a strict
 xfail where ``fails`` says why it fails; and each mutant (``mutants*.py``), a strict xfail
 too. A body that our own wrong version passes, or that the stock packages pass against
-expectation, fails the run. What counts as failing is an AssertionError alone, and a mutant
-that could not be put in place is an error. ``stock`` says which half is the stock
-one, ``absent`` why there is none; see :func:`tests.faults.cases.case`. Every test is in
-the table of README.md, which `python -m pytest tests/faults --write-table` writes and a
-complete run of this folder compares. Tests of the long form (``@pytest.mark.soak``) are not.
+expectation, fails the run. What counts as failing is an AssertionError alone. A mutant that
+could not be put in place, was not at work or broke down is an error: see ``watch.py``.
+``stock`` says which half is the stock one, ``absent`` why there is none; see
+:func:`tests.faults.cases.case`. Every test is in the table of README.md, which
+`python -m pytest tests/faults --write-table` writes and a complete run of this folder
+compares. Tests of the long form (``@pytest.mark.soak``) are not.
 
 What a body has
 ---------------
@@ -68,6 +69,7 @@ import pytest
 
 from tests.faults.mutants import Mutant
 from tests.faults.runs import MARK, Options, OurRun, Report, Run, StockHosts, StockRun
+from tests.faults.watch import VoidMutantError, breakdowns, watched
 from tests.support import PATIENCE
 from tests.support_host import RAW, Gate, until
 
@@ -136,8 +138,13 @@ class Subject:
         self.stock_hosts = stock
         self._mark = f"{MARK}={folder}"
         patch.setenv(MARK, str(folder))
+        self._broken = folder / "broken"
+        self._breakdowns: list[str] = []
         if self._mutant is not None and self._mutant.where == "host":
-            self._mutant.apply(patch.setattr)
+            self._mutant.apply(self._put_in_place)
+
+    def _put_in_place(self, target: Any, name: str, value: Any) -> None:
+        self._patch.setattr(target, name, watched(value, self._breakdowns.append))
 
     async def run(self, script: str | Sequence[str], **options: Any) -> Report:
         """Run a script, or a command, to its end."""
@@ -159,7 +166,7 @@ class Subject:
                 name = self._mutant.name
                 source += (
                     "from tests.faults.mutants import apply_in_script\n"
-                    f"apply_in_script({name!r})\nnote({_APPLIED!r})\n"
+                    f"apply_in_script({name!r}, {str(self._broken)!r})\nnote({_APPLIED!r})\n"
                 )
             source += f"{_IMPORTS[self.script]}\n"
         path = self.folder / file
@@ -197,11 +204,26 @@ class Subject:
         """What is in the TMPDIR of the subject's host."""
         return sorted(os.listdir(self.temporary))
 
-    @property
-    def is_applied(self) -> bool:
-        """Whether its mutant, if it has one, was at work: without it, a failure is no proof."""
-        in_script = self._mutant is not None and self._mutant.where == "script"
-        return not in_script or self.has_noted(_APPLIED)
+    def look_at(self, report: Report) -> None:
+        """Note what a run of our host shows of how the mutant broke down."""
+        if self._mutant is not None:
+            stderr = report.stderr.decode(errors="replace")
+            self._breakdowns += breakdowns(report.problems, stderr)
+
+    def check_mutant(self) -> None:
+        """See that the mutant, if there is one, was at work, and no more broken than it says.
+
+        Raises:
+            VoidMutantError: else; then a test that it failed has proved nothing.
+        """
+        if self._mutant is None:
+            return
+        if self._mutant.where == "script" and not self.has_noted(_APPLIED):
+            raise VoidMutantError(f"no script ran with {self.name}")
+        if self._broken.exists():
+            self._breakdowns += self._broken.read_text(encoding="utf-8").splitlines()
+        if self._breakdowns:
+            raise VoidMutantError(f"{self.name} broke down: " + "; ".join(self._breakdowns))
 
     def end(self) -> None:
         """End what it has left."""

@@ -19,10 +19,26 @@ from tests.faults.cases import case
 
 @case(7, stock=None, absent="{absent}", mutants=["believes_the_exit_code"])
 async def test_case_07_of_this_test(subject):
-    report = await subject.run("print('done')")
-    assert not report.ok
+    assert subject.name == "ours"
 """
-PASSED_BY_A_MUTANT = CASES.replace("believes_the_exit_code", "leaves_its_files")
+# One mutant that the test passes, and one that breaks down.
+WRONG = """
+import pytest
+from tests.faults.cases import case
+from tests.faults.mutants import module, mutant
+
+@mutant("host")
+def takes_no_arguments(patch):
+    "It breaks down."
+    patch(module("host.runner"), "judge", lambda: None)
+
+@case(7, stock=None, absent="none", mutants=["leaves_its_files", "takes_no_arguments"])
+async def test_case_07_of_this_test(subject):
+    if subject.name == "takes_no_arguments":
+        with pytest.raises(TypeError):
+            module("host.runner").judge("an argument")
+        raise AssertionError("as a test does of a run that the host gave up")
+"""
 
 
 class Folder:
@@ -30,6 +46,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.basetemp = f"--basetemp={path / 'temporary'}"
         shutil.copy(ROOT / "pyproject.toml", path)
         shutil.copytree(
             ROOT / "tests", path / "tests", ignore=shutil.ignore_patterns("test_*", "__pycache__")
@@ -45,7 +62,16 @@ class Folder:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run it."""
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                self.basetemp,
+                *arguments,
+            ],
             cwd=self.path,
             env={**os.environ, "PYTHONPATH": str(Path(asyncpipes.__file__).parents[1])},
             capture_output=True,
@@ -73,9 +99,11 @@ def test_the_table_is_written_and_compared(folder: Folder) -> None:
     assert folder.table.read_text() == table
 
 
-def test_a_wrong_version_that_passes_fails_the_run(folder: Folder) -> None:
-    folder.write(PASSED_BY_A_MUTANT.format(absent="none"))
+def test_a_wrong_version_that_passes_or_breaks_down_fails_the_run(folder: Folder) -> None:
+    folder.write(WRONG)
     run = folder.run("tests/faults", "--write-table")
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
     assert "XPASS(strict)" in run.stdout
+    assert "VoidMutantError: takes_no_arguments broke down" in run.stdout
+    assert "1 passed, 1 xfailed, 1 error" in run.stdout
     assert not folder.table.exists()

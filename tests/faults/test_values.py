@@ -187,7 +187,7 @@ async def _everything(subject: Subject) -> None:
     assert _told(report.custom) == _told([{"big": 2**70, "text": "ü\u2028\n"}])
 
 
-@case(22, stock="script", mutants=["reads_integers_as_floats"])
+@case(22, stock="script", mutants=["reads_integers_as_floats", "reads_messages_with_numbers_only"])
 async def test_case_22_a_stock_script_under_our_host(subject: Subject) -> None:
     await _everything(subject)
 
