@@ -60,6 +60,17 @@ def guarded_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unmeasured_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No coverage in the scripts of this test.
+
+    Its tracer takes a lock in the script's own threads: who is interrupted there by a
+    signal, or forked while another thread has it, waits for ever.
+    """
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
 def any_loop() -> None:
     """Ask for this, and the test runs once on asyncio's own loop and once on uvloop."""
 

@@ -394,6 +394,7 @@ def test_a_fork_of_a_fork(run: Run, host: str) -> None:
     check_workers(script, host, 2)
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_forks_while_the_outbox_is_busy(run: Run, host: str) -> None:
     """Whatever lock a thread of the parent holds at that moment, the fork gets through."""
     script = run(

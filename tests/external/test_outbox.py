@@ -611,6 +611,7 @@ REPORTS = (
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_signal_at_any_moment_leaves_a_whole_session(tmp_path: Path, name: str) -> None:
     """Its handler raises wherever the main thread is just then."""
     number = getattr(signal, name)
