@@ -76,10 +76,10 @@ def case(
     assert fails or mutants, "a test that nothing wrong fails proves nothing"
     assert number in CASES
 
-    def wrong(kind: Kind, reason: str) -> Any:
+    def wrong(kind: Kind, reason: str, *marks: pytest.MarkDecorator) -> Any:
         failed = (AssertionError, pytest.fail.Exception)
         mark = pytest.mark.xfail(strict=True, raises=failed, reason=reason)
-        return pytest.param(kind, id=kind.name, marks=mark)
+        return pytest.param(kind, id=kind.name, marks=[mark, *marks])
 
     params = [pytest.param(Kind("ours"), id="ours")]
     if stock is not None:
@@ -91,7 +91,7 @@ def case(
         mutant = MUTANTS[name]
         by: Side = "stock" if stock == "script" and mutant.where == "host" else "ours"
         kind = Kind(name, script=by, mutant=mutant, is_wrong=True)
-        params.append(wrong(kind, mutant.description))
+        params.append(wrong(kind, mutant.description, pytest.mark.mutant))
 
     def decorate(test: T) -> T:
         name = getattr(test, "__name__", "")
