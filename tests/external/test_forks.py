@@ -202,6 +202,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_pools_of_forked_workers(run: Run, host: str, pool: str) -> None:
     """A pool ends its workers with SIGTERM, which is no failure of theirs."""
     script = run(
@@ -213,6 +214,7 @@ def test_pools_of_forked_workers(run: Run, host: str, pool: str) -> None:
     check_workers(script, host, 1)
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_pool_never_waits_for_a_worker_that_it_has_ended(run: Run, host: str) -> None:
     """The signal may come right before the worker waits for a semaphore, and end no wait."""
     script = run(
@@ -250,6 +252,7 @@ def test_a_fork_that_never_reports_leaves_sigterm_alone(run: Run, host: str) -> 
     assert methods(script.messages) == ["opened", "closed"]
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_handler_that_a_worker_sets_for_itself_stays(run: Run, host: str) -> None:
     script = run(
         """
@@ -291,6 +294,7 @@ def test_a_worker_that_skips_its_exit_has_delivered_its_results(run: Run, host: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_worker_that_is_killed_while_it_writes(run: Run, host: str, number: int) -> None:
     """All that it flushed is there, and its parent's own lines stay whole."""
     script = run(
@@ -596,6 +600,7 @@ def test_a_worker_that_is_out_of_descriptors_reports_nonetheless(run: Run, host:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_signal_during_the_first_report_of_a_fork(run: Run, host: str, number: int) -> None:
     """What was accepted is there in the end, `opened` first."""
     script = run(
@@ -628,6 +633,7 @@ def test_a_signal_during_the_first_report_of_a_fork(run: Run, host: str, number:
         assert methods(worker) == ["opened", *["log"] * len(expected), "closed"]
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_two_threads_of_a_fork_report_first_at_once(run: Run, host: str) -> None:
     script = run(
         """
@@ -659,6 +665,7 @@ def test_two_threads_of_a_fork_report_first_at_once(run: Run, host: str) -> None
             assert [m["seq"] for m in messages] == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_fork_made_while_its_parent_closes_has_no_part_in_it(run: Run, host: str) -> None:
     script = run(
         """
@@ -690,6 +697,7 @@ def test_a_fork_made_while_its_parent_closes_has_no_part_in_it(run: Run, host: s
     assert methods(script.messages) == ["opened", "log", "closed"]
 
 
+@pytest.mark.usefixtures("unmeasured_scripts")
 def test_sigterm_ends_what_a_worker_has_opened_itself_too(run: Run, host: str) -> None:
     script = run(
         """

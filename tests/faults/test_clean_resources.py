@@ -12,11 +12,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -431,9 +432,12 @@ async def check(count: int, fates: tuple[Callable[[], Awaitable[None]], ...]) ->
     objects = len(gc.get_objects())
     await sessions(count, fates)
     after = await settled(before)
-    assert after == before
-    # One object a session would be a leak; caches of the interpreter's are fewer.
-    assert len(gc.get_objects()) - objects < max(count / 2, 200)
+    # Less is no leak: what the first sessions left was still on its way out.
+    assert replace(after, instances=after.instances | before.instances) == before
+    # One object a session would be a leak; caches of the interpreter's are fewer. What a
+    # tracer of coverage notes of new lines are objects too.
+    allowed = max(count / 2, 200) * (10 if sys.gettrace() is not None else 1)
+    assert len(gc.get_objects()) - objects < allowed
 
 
 @pytest.mark.usefixtures("_quiet")
