@@ -82,7 +82,6 @@ class PipesContext(Reporter):
         self._token: Token[PipesContext | None] | None = None
         self._termination: lifecycle.Termination | None = None
         self._undo = ExitStack()
-        self._pid = 0
         self._is_fork = False
         self._worker_failure: BaseException | None = None
         #: What ``register_stock`` put this context in the place of.
@@ -178,7 +177,6 @@ class PipesContext(Reporter):
                         capture = StreamCapture(stream, self._captured)
                         capture.start()
                         self._captures.append(capture)
-            self._pid = os.getpid()
             self._token = lifecycle.current.set(self)
             lifecycle.register(self)
             if self._outbox is not None and self._options.handle_signals:
@@ -414,7 +412,6 @@ class PipesContext(Reporter):
         have held.
         """
         self._is_fork = True
-        self._pid = os.getpid()
         self._close_lock = threading.RLock()
         self._materialized_lock = threading.RLock()
         self._captures = []  # the parent's threads go on copying this process's output too

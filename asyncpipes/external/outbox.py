@@ -153,10 +153,10 @@ class Outbox:
             return
         self._on_first_use()
         with self._start_lock:
-            if self._thread.ident is not None:
-                return
             try:
-                self._thread.start()
+                # Another thread may have started it meanwhile, or a start that was interrupted.
+                if self._thread.ident is None:
+                    self._thread.start()
             except RuntimeError as error:  # the system has no more, or the interpreter ends
                 complain(f"asyncpipes: {error}; what is reported waits until the context is left")
             self._is_started = True

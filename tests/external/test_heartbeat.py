@@ -116,7 +116,7 @@ def test_none_comes_after_closed() -> None:
 
 def test_a_fork_has_a_heartbeat_of_its_own(tmp_path: Path) -> None:
     code = """
-import os, sys, threading, time, warnings
+import os, pathlib, sys, time, warnings
 from asyncpipes import open_pipes
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
@@ -124,14 +124,17 @@ with open_pipes() as pipes:
     pid = os.fork()
     if not pid:
         pipes.report_custom_message("mine")
-        time.sleep(0.3)
+    mine = b'"pid":%d},"writer"' % os.getpid()  # as it stands in a heartbeat
+    while mine not in pathlib.Path(sys.argv[1]).read_bytes():
+        time.sleep(0.01)
+    if not pid:
         sys.exit(0)
     os.waitpid(pid, 0)
 """
     file = tmp_path / "messages"
     file.touch()
     params = {"path": str(file), "asyncpipes": {"v": 1, "heartbeat": INTERVAL}}
-    done = run_script(code, bootstrap(params))
+    done = run_script(code, bootstrap(params), str(file))
     assert (done.returncode, done.stderr) == (0, "")
     messages = parsed(file.read_bytes())
     pids = {m["writer"]: m["pid"] for m in messages if m["method"] == "opened"}
