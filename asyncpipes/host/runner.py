@@ -19,34 +19,24 @@ are, and what fails in here reaches the outcome instead of cancelling the body.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from enum import Enum
 from typing import Any
 
 import anyio
-from anyio import CancelScope, create_task_group, move_on_after
+from anyio import create_task_group, move_on_after
 
-from ..channels.base import ChannelReader
-from ..channels.file import INCLUDE_STDIO_KEY
 from ..errors import PipesError
 from ..protocol.bootstrap import Bootstrap
 from ..protocol.context import ContextData
-from ..protocol.events import (
-    AssetCheckEvent,
-    CustomMessageEvent,
-    Event,
-    ExternalStreamEvent,
-    MaterializationEvent,
-)
+from ..protocol.events import AssetCheckEvent, CustomMessageEvent, MaterializationEvent
 from ..protocol.messages import EXTENSION_KEY, EXTENSION_VERSION
 from ..protocol.outcome import judge
-from ..protocol.reading import SessionReader
 from .hub import Hub
-from .liveness import LivenessMonitor
+from .intake import Intake
 from .process import Command, PipesProcess
 from .result import RunResult, SessionHealth, SessionStats
 from .settings import Settings
@@ -54,14 +44,8 @@ from .strict import unwrapped
 from .supervisor import Supervisor
 from .tasks import Tasks
 
-#: How much is decoded before the loop gets a turn, in bytes: about half a
-#: millisecond's worth of ordinary messages.
-_SLICE_BYTES = 64 * 1024
-#: And how many lines, about: those of few bytes, such as garbage, take as long as others.
-_SLICE_LINES = 300
 #: What is read of others at most once their time is over, in bytes: some tenths of a second.
 _LAST_BYTES = 32 * 1024 * 1024
-_RESULT_TYPES = frozenset({MaterializationEvent, AssetCheckEvent, CustomMessageEvent})
 
 
 class Phase(Enum):
@@ -80,14 +64,7 @@ class SessionRunner:
         self._context = context
         self._settings = settings
         self.hub = Hub()
-        self._protocol = SessionReader()
-        self._monitor = LivenessMonitor(
-            self._protocol.state, settings, self._interrupt_reading, self._launched
-        )
-        self._collected: list[Event] = []
-        self._bytes = 0
-        self._events = 0
-        self._lag: float | None = None
+        self._intake = Intake(settings, self.hub, self._launched)
         self._started_at = time.monotonic()
         self._ended_at: float | None = None
 
@@ -107,8 +84,6 @@ class SessionRunner:
         self._supervisor: Supervisor | None = None
         self._exit_code: int | None = None
         self._finished = False
-        self._read_scope: CancelScope | None = None
-        self._opened = asyncio.Event()
         self._stopping = False
         self._cutter: asyncio.TimerHandle | None = None
         self._timed_out: str | None = None
@@ -119,7 +94,7 @@ class SessionRunner:
 
     def leave(self) -> None:
         """The body has ended well: finish as soon as nobody can write any more."""
-        if not self.launching and (not self.handed_out or self._protocol.state.closed):
+        if not self.launching and (not self.handed_out or self._intake.state.closed):
             self._end_reading()
 
     def finish(self, exit_code: int | None) -> None:
@@ -178,31 +153,28 @@ class SessionRunner:
         """Start a process; the future tells when it runs, or why it does not."""
         assert self.tasks is not None, "checked by the session"
         self._supervisor = Supervisor(
-            self._settings, self.tasks, self._end_reading, self._look_again, self._take_output
+            self._settings,
+            self.tasks,
+            self._end_reading,
+            self._look_again,
+            self._intake.take_output,
         )
         return self._supervisor.launch(command, env, cwd)
 
     @property
     def stats(self) -> SessionStats:
         """Counts so far."""
-        return SessionStats(
-            self._events,
-            self._bytes,
-            self._lag,
-            self.hub.depths,
-            self.hub.drops,
-            self._protocol.state.duplicates,
-        )
+        return self._intake.stats
 
     @property
     def health(self) -> SessionHealth:
         """Who is open and how it is doing, and which subscribers hold up the reading."""
-        state = self._protocol.state
-        name = "closed" if state.closed else self._monitor.state if state.opened else "waiting"
+        state, monitor = self._intake.state, self._intake.monitor
+        name = "closed" if state.closed else monitor.state if state.opened else "waiting"
         if self.drained.is_set():
             name = "drained"
         holding = tuple(subscription.name for subscription in self.hub.holding)
-        return SessionHealth(name, holding, self._monitor.writers)
+        return SessionHealth(name, holding, monitor.writers)
 
     # The runner's own task.
 
@@ -216,7 +188,8 @@ class SessionRunner:
                             return
                         self.tasks = Tasks(group)
                         try:
-                            await self._run(await self._open(stack), self.tasks)
+                            await self._open(stack)
+                            await self._run(self.tasks)
                         except BaseException:
                             # A group that ends does not wait for what is started from now on.
                             self.phase = Phase.OVER
@@ -229,7 +202,7 @@ class SessionRunner:
         finally:
             if self.tasks is not None:
                 self.tasks.close()
-            self._monitor.close()
+            self._intake.monitor.close()
             if self._cutter is not None:
                 self._cutter.cancel()
             self._ended_at = time.monotonic()
@@ -237,21 +210,21 @@ class SessionRunner:
             self._conclude()
             self._release_waiting()
 
-    async def _run(self, reader: ChannelReader, tasks: Tasks) -> None:
+    async def _run(self, tasks: Tasks) -> None:
         self.phase = Phase.READING
         if not self.ready.done():
             self.ready.set_result(None)
         timeout = self._settings.open_timeout
         if timeout is not None:
             tasks.start(self._watch_opening, timeout, name="asyncpipes open_timeout")
-        await self._read(reader)
+        await self._read()
         if self._supervisor is not None:
             await self._supervisor.over.wait()
         self.phase = Phase.DELIVERING
         self.drained.set()
         self.hub.end()
 
-    async def _open(self, stack: AsyncExitStack) -> ChannelReader:
+    async def _open(self, stack: AsyncExitStack) -> None:
         reader = await self._settings.channel.open_reader()
         stack.push_async_callback(reader.aclose)
         injected = await self._settings.context_injector.inject(self._context)
@@ -261,18 +234,18 @@ class SessionRunner:
             offer["heartbeat"] = self._settings.heartbeat
         messages = {**reader.params, EXTENSION_KEY: offer}
         self.bootstrap = Bootstrap(dict(injected.params), messages)
-        return reader
+        self._intake.attach(reader)
 
     async def _watch_opening(self, timeout: float) -> None:
         with move_on_after(timeout):
-            await self._opened.wait()
+            await self._intake.opened.wait()
             return
         self.stop(timed_out=f"no script opened pipes within open_timeout={timeout:g} seconds")
 
-    async def _read(self, reader: ChannelReader) -> None:
+    async def _read(self) -> None:
         try:
-            await self._follow(reader)
-            await self._drain(reader)
+            await self._follow()
+            await self._drain()
         except PipesError as error:
             # What the script reports from here on would go unseen, so it is ended; what
             # was read before is delivered.
@@ -281,20 +254,20 @@ class SessionRunner:
             self.reading_over = True
             self.stop()
 
-    async def _follow(self, reader: ChannelReader) -> None:
+    async def _follow(self) -> None:
         """Read until nobody can write any more."""
         while not self.reading_over:
-            await self._take(await self._read_next(reader))
-            if self._monitor.is_due:
-                await self._check_liveness(reader)
+            await self._intake.wait()
+            if self._intake.monitor.is_due:
+                await self._check_liveness()
             if self._all_others_have_closed:
-                await self._read_backlog(reader)
+                await self._intake.take_backlog()
                 # Asked anew, since a script may have come meanwhile. From here on none
                 # can: who asks for a launch or the bootstrap is refused.
                 if self._all_others_have_closed:
                     self.reading_over = True
 
-    async def _drain(self, reader: ChannelReader) -> None:
+    async def _drain(self) -> None:
         """Read what is there, and wait a while for writers that have not closed.
 
         What was written before the script ended is read however long that takes. Those who
@@ -302,61 +275,27 @@ class SessionRunner:
         read, and :data:`_LAST_BYTES` for what nobody has got round to reading by then: or who
         writes faster than this reads would decide how long it goes on.
         """
+        intake = self._intake
         deadline = anyio.current_time() + self._settings.drain_timeout
-        await self._check_liveness(reader, ended=True)
+        await self._check_liveness(ended=True)
         while not self._is_ended_by_us() and anyio.current_time() < deadline:
-            if self._monitor.is_due or self._group_has_gone:
+            if intake.monitor.is_due or self._group_has_gone:
                 self._group_has_gone = False
-                await self._check_liveness(reader, ended=True, deadline=deadline)
-            elif (
-                not self._monitor.all_have_ended
-                or self._may_get_output(reader)
-                or self._others_may_open
-            ):
-                await self._take(await self._read_next(reader, deadline))
-            elif data := await reader.read_available():
-                await self._take(data)
-            else:
+                await self._check_liveness(ended=True, deadline=deadline)
+            elif self._others_may_write:
+                await intake.wait(deadline)
+            elif not await intake.take_available():
                 break
-        if self._protocol.state.open_writers or self._is_ended_by_us():
-            await self._check_liveness(reader, ended=True, most=_LAST_BYTES)
-        if data := await reader.read_available():
-            await self._take(data)
+        if intake.state.open_writers or self._is_ended_by_us():
+            await self._check_liveness(ended=True, most=_LAST_BYTES)
+        if await intake.take_available():
             self._failures.append("others were still writing to the channel when reading ended")
-        await self._publish(*self._protocol.receive_end(time.time()))
+        await intake.finish()
 
-    async def _read_next(self, reader: ChannelReader, deadline: float = math.inf) -> bytes:
-        """Wait for bytes; none if interrupted, or by ``deadline``."""
-        with CancelScope(deadline=deadline) as self._read_scope:  # what is read must be taken
-            return await reader.read()
-        return b""
-
-    def _interrupt_reading(self) -> None:
-        if self._read_scope is not None:
-            self._read_scope.cancel()
-
-    async def _check_liveness(
-        self,
-        reader: ChannelReader,
-        *,
-        ended: bool = False,
-        most: int | None = None,
-        deadline: float = math.inf,
-    ) -> None:
-        """Read all that is there now, and judge by that how the writers are doing by now."""
-        gone = await self._monitor.ask_processes(ended=ended)
-        as_of = self._monitor.now
-        all_is_read = await self._read_backlog(reader, most, deadline)
-        events, reason = self._monitor.look(gone, as_of, all_is_read=all_is_read)
-        await self._publish_health(events)
+    async def _check_liveness(self, **options: Any) -> None:
+        reason = await self._intake.check_liveness(**options)
         if reason is not None:
             self.stop(timed_out=reason)
-
-    async def _publish_health(self, events: Sequence[Event]) -> None:
-        if events:
-            if self._settings.collect == "all":
-                self._collected += events
-            await self.hub.publish(events, [0] * len(events))
 
     def _launched(self) -> PipesProcess | None:
         return self._supervisor.process if self._supervisor is not None else None
@@ -364,13 +303,21 @@ class SessionRunner:
     @property
     def _all_others_have_closed(self) -> bool:
         """Whether scripts that somebody else launched have come, and have all closed."""
-        return not self.launching and self._protocol.state.closed
+        return not self.launching and self._intake.state.closed
 
-    def _may_get_output(self, reader: ChannelReader) -> bool:
+    @property
+    def _others_may_write(self) -> bool:
+        """Whether a drain waits: for writers that are open, and for those that may yet open."""
+        return (
+            not self._intake.monitor.all_have_ended or self._may_get_output or self._others_may_open
+        )
+
+    @property
+    def _may_get_output(self) -> bool:
         """Whether a stock script may still copy its output, as it does after its ``closed``."""
         if self.launching or self._finished or self._stopping:
             return False
-        return bool(reader.params.get(INCLUDE_STDIO_KEY)) and self._protocol.state.has_closed(None)
+        return self._intake.brings_output and self._intake.state.has_closed(None)
 
     @property
     def _others_may_open(self) -> bool:
@@ -383,73 +330,17 @@ class SessionRunner:
         process = self._launched()
         return self._stopping and process is not None and not process.group_is_alive()
 
-    async def _read_backlog(
-        self, reader: ChannelReader, most: int | None = None, deadline: float = math.inf
-    ) -> bool:
-        """Read all that is there now, however long it takes; no more than that.
-
-        To read on to the end would never return where somebody keeps writing. ``most``
-        bytes and ``deadline`` end it early; then it returns False.
-        """
-        left = await reader.backlog()
-        is_all = True
-        if most is not None and (left is None or left > most):
-            left, is_all = most, False
-        while left is None or left > 0:
-            if anyio.current_time() >= deadline:
-                return False
-            if not (data := await reader.read_available()):
-                return True
-            await self._take(data)
-            if left is not None:
-                left -= len(data)
-        return is_all
-
-    async def _take(self, data: bytes) -> None:
-        received_at, heard_at = time.time(), self._monitor.now
-        self._bytes += len(data)
-        start = 0
-        while start < len(data):
-            part = data[start : start + _SLICE_BYTES]
-            if (lines := part.count(b"\n")) > _SLICE_LINES:
-                part = part[: len(part) * _SLICE_LINES // lines]
-            start += len(part)
-            await self._publish(*self._protocol.receive_data(part, received_at, heard_at))
-            await self._publish_health(await self._monitor.take_notice(heard_at))
-            await asyncio.sleep(0)
-
-    async def _publish(self, events: list[Event], sizes: list[int]) -> None:
-        if not events:
-            return
-        self._events += len(events)
-        last = events[-1]
-        if last.sent_at is not None and last.received_at is not None:
-            self._lag = last.received_at - last.sent_at
-        if self._settings.collect == "results":
-            self._collected += [event for event in events if type(event) in _RESULT_TYPES]
-        elif self._settings.collect == "all":
-            self._collected += events
-        if not self._opened.is_set() and self._protocol.state.opened:
-            self._opened.set()
-        await self.hub.publish(events, sizes)
-
-    def _take_output(self, event: ExternalStreamEvent) -> None:
-        self._events += 1
-        if self._settings.collect == "all":
-            self._collected.append(event)
-        self.hub.publish_captured(event)
-
     def _end_reading(self) -> None:
         self.reading_over = True
-        self._opened.set()  # or it never will be
-        self._interrupt_reading()
+        self._intake.opened.set()  # or it never will be
+        self._intake.interrupt()
         if self._stopping:
             self.limit_delivery()
 
     def _look_again(self) -> None:
         """The process and the rest of its group are gone: nobody there will close any more."""
         self._group_has_gone = True
-        self._interrupt_reading()
+        self._intake.interrupt()
 
     # The end.
 
@@ -496,7 +387,7 @@ class SessionRunner:
             code = process.returncode if process is not None else None
             failures += self._supervisor.reasons(stopped=self._stopping)
         outcome = judge(
-            self._protocol.state,
+            self._intake.state,
             exit_code=None if code is None or code < 0 else code,
             signal=-code if code is not None and code < 0 else None,
             undelivered=self.hub.undelivered,
@@ -505,7 +396,7 @@ class SessionRunner:
             failures=tuple(failures),
             duration=(self._ended_at or time.monotonic()) - self._started_at,
         )
-        collected = self._collected
+        collected = self._intake.collected
         self.result = RunResult(
             outcome=outcome,
             materializations=tuple(e for e in collected if isinstance(e, MaterializationEvent)),

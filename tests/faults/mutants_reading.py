@@ -60,10 +60,10 @@ def refuses_lines_over_64_kib(patch: Patch) -> None:
     """A line over 64 KiB is no message."""
     from functools import partial
 
-    from asyncpipes.host import runner
+    from asyncpipes.host import intake
     from asyncpipes.protocol.reading import SessionReader
 
-    patch(runner, "SessionReader", partial(SessionReader, 64 * 1024))
+    patch(intake, "SessionReader", partial(SessionReader, 64 * 1024))
 
 
 @mutant("host")

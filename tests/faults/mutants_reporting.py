@@ -22,12 +22,10 @@ def waits_for_all_that_was_started(patch: Patch) -> None:
 @mutant("host")
 def drops_the_backlog(patch: Patch) -> None:
     """What is not read when the process ends is not read any more."""
-    import time
-
     from asyncpipes.host.runner import SessionRunner
 
     async def hasty(self: SessionRunner, *args: Any, **options: Any) -> None:
-        await self._publish(*self._protocol.receive_end(time.time()))
+        await self._intake.finish()
 
     patch(SessionRunner, "_drain", hasty)
 

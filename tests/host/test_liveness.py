@@ -463,7 +463,7 @@ async def test_the_monitor_sleeps_without_a_writer_of_ours(tmp_path: Path) -> No
         await until(lambda: bool(seen), "the log line")
         runner = session._runner
         assert runner is not None
-        assert runner._monitor._timer is None
+        assert runner._intake.monitor._timer is None
         await gate.open()
 
 
