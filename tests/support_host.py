@@ -6,8 +6,9 @@ import asyncio
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 #: A child that knows the wire and nothing else: it starts fast, and can write what no
 #: library would. ``emit(method, **params)`` appends a message, ``raw(bytes)`` any bytes.
@@ -130,3 +131,27 @@ def group_members(group: int) -> list[int]:
             if int(fields[2]) == group and fields[0] not in "ZX":
                 members.append(int(entry.name))
     return members
+
+
+class Stepped:
+    """Awaits a coroutine, and says so each time before it gives way to the loop."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], at_await: Callable[[], None]) -> None:
+        self._coroutine = coroutine
+        self._at_await = at_await
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self._coroutine.__await__()
+        send: Callable[[Any], Any] = steps.send
+        argument: Any = None
+        while True:
+            try:
+                waited_for = send(argument)
+            except StopIteration as stop:
+                return stop.value
+            self._at_await()
+            send = steps.send
+            try:
+                argument = yield waited_for
+            except BaseException as error:
+                send, argument = steps.throw, error

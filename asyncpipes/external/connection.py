@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from contextvars import Token
 from dataclasses import dataclass
@@ -19,14 +18,15 @@ from ..channels.base import ChannelWriter
 from ..channels.file import INCLUDE_STDIO_KEY
 from ..errors import ChannelError, ClosedError, InactiveError
 from ..protocol.context import ContextData
-from ..protocol.messages import encode_head, heartbeat_interval, speaks_extension
+from ..protocol.messages import encode_head
 from . import forking, lifecycle
-from .closing import CLEAN_END, Ending, closing_message, told_in_log
-from .heartbeat import Heartbeat
+from .closing import Ending, closing_message
 from .inactive import ConsoleSink, InactiveWarning, NullSink
+from .link import Host, Link
 from .loaders import ContextLoader, DefaultContextLoader, ParamsLoader, default_params_loader
-from .outbox import Kind, Outbox, complain
+from .outbox import Kind
 from .reporting import STREAMS, Reporter
+from .stderr import complain
 from .stdio import StreamCapture
 from .stock import make_writer, register_stock
 from .waiting import block, cancel_again, in_own_thread, in_thread, loop_future, uncancelled
@@ -57,7 +57,8 @@ class PipesContext(Reporter):
     changes to its arguments change nothing. They return an awaitable that waits for
     room in the buffer; awaiting it is optional, and is the brake for scripts that
     report faster than the channel takes it. Materializations and checks are with a
-    file channel when the call returns.
+    file channel when the call returns; not while its disk is full, since the call does
+    not wait for that: then ``flush()`` tells.
 
     Above ``max_buffered_bytes``: materializations and checks are always taken. Custom
     messages block, or, on an event loop's thread, are taken up to twice the limit
@@ -71,11 +72,10 @@ class PipesContext(Reporter):
     def __init__(self, options: Options) -> None:
         super().__init__()
         self._options = options
-        self._writer: ChannelWriter | None = None
+        self._writer: ChannelWriter | None = None  # open, and not yet a link's
         self._opened_extras: Mapping[str, Any] = {}
-        self._heartbeat_interval: float | None = None
-        # One of several writers to a stock host, which is told of the first one's life only.
-        self._joined = False
+        self._host = Host(is_ours=False, heartbeat=None)
+        self._link: Link | None = None
         self._close_lock = threading.RLock()
         self._capture = options.capture_stdio
         self._captures: list[StreamCapture] = []
@@ -152,14 +152,13 @@ class PipesContext(Reporter):
         )
         self._data = ContextData.from_wire(self._undo.enter_context(scope))
         params = loader.load_messages_params()
-        self.has_log_fields = speaks_extension(params)
-        self._heartbeat_interval = heartbeat_interval(params)
+        self._host = Host.of(params)
+        self.has_log_fields = self._host.is_ours
         if self._capture is None:
             self._capture = params.get(INCLUDE_STDIO_KEY) is True
         self._writer = make_writer(self._options.message_writer, params)
         self._writer.open()
         self._opened_extras = dict(self._writer.opened_extras())
-        self._joined = self._writer.joined and not self.has_log_fields
 
     def _activate(self) -> None:
         """Start what belongs to the opening task and thread. Does not block."""
@@ -167,11 +166,11 @@ class PipesContext(Reporter):
             if self._writer is None:
                 self._sink = self._inactive_sink()
             else:
-                outbox = self._make_outbox(self._writer)
-                outbox.start()
-                self._use_outbox(outbox)  # which closes the writer from here on
-                if opening := self._opening_message():
-                    outbox.put(opening, Kind.RESULT)
+                limit = self._options.max_buffered_bytes
+                link = Link(self._writer, self._host, self._opened_extras, limit)
+                link.outbox.start()
+                self._use(link)  # which closes the writer from here on
+                link.greet()
                 if self._capture:
                     for stream in STREAMS:
                         capture = StreamCapture(stream, self._captured)
@@ -185,32 +184,10 @@ class PipesContext(Reporter):
             self._abort(error)
             raise
 
-    def _make_outbox(self, writer: ChannelWriter) -> Outbox:
-        name, heartbeat = None, None
-        if self.has_log_fields:
-            name = os.urandom(6).hex()
-            if self._heartbeat_interval is not None:
-                # In a fork there is no loop that runs.
-                loop = asyncio._get_running_loop()
-                heartbeat = Heartbeat(name, self._heartbeat_interval, loop)
-        return Outbox(
-            writer,
-            name,
-            self._options.max_buffered_bytes,
-            heartbeat=heartbeat,
-            opening=self._opening_message() if self._is_fork else None,
-            on_first_use=self._begin_in_fork if self._is_fork else _nothing,
-        )
-
-    def _use_outbox(self, outbox: Outbox) -> None:
-        self._sink = self._outbox = outbox
-        self._room = outbox.room
-
-    def _opening_message(self) -> bytes:
-        if self._joined:
-            return b""
-        head = encode_head("opened", {"extras": self._opened_extras})
-        return head + b',"pid":%d' % os.getpid() if self.has_log_fields else head
+    def _use(self, link: Link) -> None:
+        self._link, self._writer = link, None
+        self._sink = self._outbox = link.outbox
+        self._room = link.outbox.room
 
     def _inactive_sink(self) -> NullSink:
         if self._options.inactive == "console":
@@ -226,13 +203,12 @@ class PipesContext(Reporter):
     def _abort(self, error: BaseException) -> None:
         """Entering failed: release what it had got hold of, and tell the host if it knows."""
         writer, self._writer = self._writer, None
-        outbox, self._outbox = self._outbox, None
-        self._sink = self._data = None
+        link, self._link = self._link, None
+        self._sink = self._data = self._outbox = None
         try:
             self._stop_captures()
-            if outbox is not None:
-                head = self._closing_message(error)
-                block(self._closing(outbox, head, error), self._options.close_timeout)
+            if link is not None:
+                link.end(self._closing_message(error), error, self._deadline())
             elif writer is not None:
                 writer.close()
         finally:
@@ -258,11 +234,11 @@ class PipesContext(Reporter):
         if not self._start_closing():
             return
         try:
-            if self._outbox is not None and not self._is_unused_fork:
-                deadline = time.monotonic() + self._options.close_timeout
+            if self._link is not None and not self._link.is_idle:
+                deadline = self._deadline()
                 if self._captures:
                     block(in_own_thread(self._stop_captures), self._capture_timeout)
-                self._end_outbox(self._outbox, head, error, deadline)
+                self._link.end(head, error, deadline)
                 self._check_delivered(error)
         finally:
             self._release()
@@ -280,14 +256,15 @@ class PipesContext(Reporter):
             return
         cancelled: asyncio.CancelledError | None = None
         try:
-            if self._outbox is not None and not self._is_unused_fork:
-                deadline = time.monotonic() + self._options.close_timeout
+            if self._link is not None and not self._link.is_idle:
+                deadline = self._deadline()
                 if self._captures:
                     stopped = loop_future(in_own_thread(self._stop_captures))
                     cancelled = await uncancelled(stopped, self._capture_timeout)
                 head = self._closing_message(error)
-                closed = loop_future(self._closing(self._outbox, head, error))
-                cancelled = await uncancelled(closed, _left(deadline)) or cancelled
+                closed = loop_future(self._link.closing(head, error))
+                left = max(0.0, deadline - time.monotonic())
+                cancelled = await uncancelled(closed, left) or cancelled
                 self._check_delivered(error or cancelled)
         finally:
             self._release()
@@ -321,6 +298,9 @@ class PipesContext(Reporter):
             self._closed = True
             return True
 
+    def _deadline(self) -> float:
+        return time.monotonic() + self._options.close_timeout
+
     @property
     def _capture_timeout(self) -> float:
         # The other half is for the last message, which goes whatever the captures do.
@@ -333,31 +313,6 @@ class PipesContext(Reporter):
                 capture.stop()
             except OSError as error:
                 complain(f"asyncpipes: the capture of {capture.stream} cannot be ended: {error}")
-
-    def _end_outbox(self, outbox: Outbox, head: bytes, ending: Ending, deadline: float) -> None:
-        """Send the last message and close the channel, by ``deadline``.
-
-        What a signal's handler raises meanwhile (Ctrl-C) comes afterwards, a second time
-        at once.
-        """
-        try:
-            block(self._closing(outbox, head, ending), _left(deadline))
-        except BaseException:
-            if outbox.is_closing:
-                outbox.join(_left(deadline))
-            else:
-                block(self._closing(outbox, head, ending), _left(deadline))
-            raise
-
-    def _closing(
-        self, outbox: Outbox, head: bytes, ending: Ending
-    ) -> Callable[[Callable[[], None]], None]:
-        """What sends the last message, and calls back when the channel is closed."""
-        if self._joined:
-            if head != CLEAN_END:
-                outbox.put(told_in_log(ending), Kind.RESULT)
-            head = b""
-        return lambda done: outbox.close(head, done)
 
     def _closing_message(self, ending: Ending) -> bytes:
         terminated = self._termination is not None and self._termination.received
@@ -393,17 +348,13 @@ class PipesContext(Reporter):
         if self._is_fork:
             self.close_fork()
         elif self._outbox is not None and not self._outbox.is_closed:
-            deadline = time.monotonic() + self._options.close_timeout
+            deadline = self._deadline()
             if self._captures:
                 block(in_own_thread(self._stop_captures), self._capture_timeout)
             self._outbox.drain()
-            block(self._outbox.on_delivered, _left(deadline))
+            block(self._outbox.on_delivered, max(0.0, deadline - time.monotonic()))
 
     # In a forked process.
-
-    @property
-    def _is_unused_fork(self) -> bool:
-        return self._is_fork and self._outbox is not None and not self._outbox.is_used
 
     def follow_fork(self) -> None:
         """This process is a fork of the one that opened: go on as a writer of its own.
@@ -417,15 +368,13 @@ class PipesContext(Reporter):
         self._captures = []  # the parent's threads go on copying this process's output too
         self._termination = None
         self._undo = ExitStack()
-        writer = self._writer
-        if self._outbox is None or writer is None:
+        if self._link is None:
             return
-        self._joined = not self.has_log_fields
-        self._writer = forking.writer_in_fork(writer)
+        link = self._link.in_fork(self._begin_in_fork)
         if self._closed:  # or on its way to be: that is the parent's to end
-            self._outbox, self._sink = None, NullSink()
+            self._link, self._outbox, self._sink = None, None, NullSink()
             return
-        self._use_outbox(self._make_outbox(self._writer))
+        self._use(link)
         forking.watch_worker(self, PipesContext._note_failure)
 
     def _begin_in_fork(self) -> None:
@@ -449,28 +398,15 @@ class PipesContext(Reporter):
             self._end_now(SystemExit(128 + signal.SIGTERM))
 
     def _end_now(self, error: BaseException | None) -> None:
-        # Perhaps in the middle of a closing that will not go on.
-        outbox = self._outbox
-        if outbox is None or not outbox.is_used:
+        link = self._link
+        if link is None or link.is_idle:
             return
         self._closed = True
-        deadline = time.monotonic() + self._options.close_timeout
         try:
-            if outbox.is_closing:
-                outbox.join(_left(deadline))
-            else:
-                self._end_outbox(outbox, self._closing_message(error), error, deadline)
+            link.end(self._closing_message(error), error, self._deadline())
             self._check_delivered(error)
         except ChannelError as failure:
             complain(f"asyncpipes: {failure}")
 
 
-def _nothing() -> None:
-    pass
-
-
 _NOT_LAUNCHED = "this process was not launched by a Dagster Pipes host"
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 from ..channels.base import ChannelWriter, Guarantees
 from ..errors import ChannelError
-from .outbox import complain
+from .stderr import complain
 
 #: multiprocessing runs the finalizers of a worker by descending priority: this comes
 #: after those of the user's, which may report.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..protocol.codec import loads
-from .outbox import Kind, complain
+from .outbox import Kind
+from .stderr import complain
 
 
 class InactiveWarning(UserWarning):

@@ -31,7 +31,6 @@ from where; see :class:`Kind`.
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from time import time
 from ..channels.base import ChannelWriter
 from ..errors import BufferFullError, ChannelError
 from .heartbeat import Heartbeat
+from .stderr import complain
 from .waiting import Retry, Room, block
 from .writing import Finisher, Line, count_reported, tell
 
@@ -99,13 +99,13 @@ class Outbox:
         *,
         heartbeat: Heartbeat | None = None,
         opening: bytes | None = None,
-        on_first_use: Callable[[], None] = _nothing,
+        on_first_use: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
         self._heartbeat = heartbeat
         if heartbeat is not None:
             heartbeat.wake = self._rouse
-        self._on_first_use = on_first_use
+        self._on_first_use = on_first_use or _nothing
         self._is_writer_open = opening is None
         self._is_writer_closed = False
         self._max_bytes = max_bytes
@@ -469,13 +469,3 @@ def _mapped(what: str, error: Exception) -> ChannelError:
     fault = ChannelError(f"{what}: {error!r}")
     fault.__cause__ = error
     return fault
-
-
-def complain(text: str) -> None:
-    """One line on stderr, wherever that is by now."""
-    stream = sys.stderr or sys.__stderr__
-    if stream is not None:
-        try:
-            print(text, file=stream, flush=True)
-        except (OSError, ValueError):
-            pass  # stderr is closed: there is nobody left to tell

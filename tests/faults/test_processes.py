@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.cases import case
 from tests.faults.subjects import Subject
-from tests.support_host import until
+from tests.support_host import Stepped, until
 
 _WAITS = "note({name!r})\nwhile True:\n    signal.pause()\n"
 _STUBBORN = (
@@ -56,36 +56,12 @@ async def _end_all(subject: Subject, tree: str) -> None:
     assert not report.ok
 
 
-class _Stepped:
-    """Awaits a coroutine, and says each time before it gives way to the loop."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], at_await: Callable[[], None]) -> None:
-        self._coroutine = coroutine
-        self._at_await = at_await
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._coroutine.__await__()
-        send: Callable[[Any], Any] = steps.send
-        argument: Any = None
-        while True:
-            try:
-                waited_for = send(argument)
-            except StopIteration as stop:
-                return stop.value
-            self._at_await()
-            send = steps.send
-            try:
-                argument = yield waited_for
-            except BaseException as error:
-                send, argument = steps.throw, error
-
-
 @contextmanager
 def _each_await(at_await: Callable[[], None]) -> Generator[None, None, None]:
     """Have ``at_await`` called at every await of every task that is started in here."""
 
     async def stepped(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        awaiting: Awaitable[Any] = _Stepped(coroutine, at_await)
+        awaiting: Awaitable[Any] = Stepped(coroutine, at_await)
         return await awaiting
 
     def factory(

@@ -11,7 +11,7 @@ import signal
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import uvloop
 from asyncpipes import ClosedError, CustomMessageEvent, Event, PipesSession, open_pipes_session
 from asyncpipes.channels import FileChannel
 from asyncpipes.channels.base import ChannelReader
-from tests.support_host import group_members, raw_child, until
+from tests.support_host import Stepped, group_members, raw_child, until
 
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.2}
 ENDLESS = "opened(); custom(1)\nwhile True: signal.pause()"
@@ -37,30 +37,6 @@ BODIES = {
     "that waits": ENDLESS,
     "that ends": "opened(); custom(1); print('out'); closed()",
 }
-
-
-class Counted:
-    """Awaits a coroutine, and says so each time before it gives way to the loop."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], at_await: Callable[[], None]) -> None:
-        self._coroutine = coroutine
-        self._at_await = at_await
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._coroutine.__await__()
-        send: Callable[[Any], Any] = steps.send
-        argument: Any = None
-        while True:
-            try:
-                waited_for = send(argument)
-            except StopIteration as stop:
-                return stop.value
-            self._at_await()
-            send = steps.send
-            try:
-                argument = yield waited_for
-            except BaseException as error:
-                send, argument = steps.throw, error
 
 
 class Moment:
@@ -79,7 +55,7 @@ class Moment:
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
         async def counted() -> Any:
-            return await Counted(coroutine, self.count)
+            return await Stepped(coroutine, self.count)
 
         task = asyncio.Task(counted(), loop=loop, **options)
         task.add_done_callback(lambda _: coroutine.close())  # where it was cancelled unstarted
