@@ -7,10 +7,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from blockbuster import BlockingError
+from coverage.collector import Collector
 
 import asyncpipes
 from asyncpipes.channels.file import FileWriter
@@ -104,6 +108,17 @@ def test_without_a_loop_nothing_blocks_it(tmp_path: Path) -> None:
 
 async def test_another_thread_may_block(tmp_path: Path) -> None:
     await asyncio.to_thread(external, tmp_path)
+
+
+async def test_what_measures_coverage_may_block() -> None:
+    """Its tracer takes a lock inside the function that it traces, which is ours."""
+    lock = threading.Lock()
+    lock.acquire()
+    threading.Timer(0.01, lock.release).start()
+    collector: Any = SimpleNamespace(data_lock=lock)
+    takes_the_lock = partial(Collector.lock_data, collector)
+    exec(compile("takes_the_lock()", codec.__file__, "exec"), {"takes_the_lock": takes_the_lock})
+    assert lock.locked()
 
 
 async def test_a_test_may_block() -> None:
