@@ -168,9 +168,10 @@ class PipesContext(Reporter):
             else:
                 limit = self._options.max_buffered_bytes
                 link = Link(self._writer, self._host, self._opened_extras, limit)
+                self._link, self._writer = link, None  # which closes the writer from here on
                 link.outbox.start()
-                self._use(link)  # which closes the writer from here on
                 link.greet()
+                self._use(link)  # after that, so that no thread's report comes before `opened`
                 if self._capture:
                     for stream in STREAMS:
                         capture = StreamCapture(stream, self._captured)
@@ -185,7 +186,7 @@ class PipesContext(Reporter):
             raise
 
     def _use(self, link: Link) -> None:
-        self._link, self._writer = link, None
+        self._link = link
         self._sink = self._outbox = link.outbox
         self._room = link.outbox.room
 

@@ -45,26 +45,32 @@ class Heartbeat:
     @property
     def timeout(self) -> float:
         """Seconds until :meth:`due` has something to do."""
+        if self._runs_again:
+            return 0.0
         next_step = self._beat_at
-        if self._loop is not None and self._asked_at is None:
+        if self._is_to_ask:
             next_step -= self._patience
         return max(0.0, next_step - time.monotonic())
 
     def due(self) -> bytes:
         """The line to send now, or ``b""``; asks the loop in between."""
         now = time.monotonic()
-        if self._is_late and self._answered_at is not None:
-            # It runs again: the next beat says so, and comes before its time.
-            self._is_late = False
+        if self._runs_again or (self._is_to_ask and now >= self._beat_at - self._patience):
             self._ask(now)
-            self._beat_at = now + self._patience
         elif now >= self._beat_at:
             self._beat_at = now + self._interval
             lag = self._lag(now)
             return encode_heartbeat(self._writer, self._interval, lag, os.getpid(), time.time())
-        elif self._asked_at is None and now >= self._beat_at - self._patience:
-            self._ask(now)
         return b""
+
+    @property
+    def _runs_again(self) -> bool:
+        """Whether the loop has answered after all: the next beat says so, before its time."""
+        return self._is_late and self._answered_at is not None
+
+    @property
+    def _is_to_ask(self) -> bool:
+        return self._loop is not None and self._asked_at is None
 
     def _lag(self, now: float) -> float | None:
         asked, answered = self._asked_at, self._answered_at
@@ -77,12 +83,14 @@ class Heartbeat:
         return answered - asked
 
     def _ask(self, now: float) -> None:
-        loop = self._loop
-        if loop is None:
-            return
-        self._asked_at, self._answered_at = now, None
+        assert self._loop is not None, "only a loop is asked"
+        self._asked_at, self._answered_at, self._is_late = now, None, False
+        # The beat waits for the answer even where it is due: a write may have taken so long
+        # that nobody was asked in time, and a beat that knows nothing hides a blocked loop.
+        # That is half an interval at most, and a host calls nobody silent before 2.5.
+        self._beat_at = now + self._patience
         try:
-            loop.call_soon_threadsafe(self._answer)
+            self._loop.call_soon_threadsafe(self._answer)
         except RuntimeError:  # the loop is closed, and the context goes on without it
             self._loop = self._asked_at = None
 

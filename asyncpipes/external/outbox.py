@@ -373,9 +373,14 @@ class Outbox:
             except Exception as error:  # a user's own writer may raise anything
                 self._fail(_mapped("closing the channel failed", error))
 
+    @property
+    def _beating(self) -> Heartbeat | None:
+        """The heartbeat, while there is a life to show: a host knows none before ``opened``."""
+        return self._heartbeat if self._finisher.has_begun and self._failure is None else None
+
     def _sleep(self) -> None:
         """Wait for messages, or until the heartbeat has something to do."""
-        heartbeat = self._heartbeat if self._failure is None else None
+        heartbeat = self._beating
         try:
             self._wake.get(timeout=None if heartbeat is None else heartbeat.timeout)
         except Empty:
@@ -428,8 +433,8 @@ class Outbox:
                 batch.append(last)
         self._batch_size = size
         self._joined = self._finisher.finish(batch, self._dropped)
-        if self._heartbeat is not None and not self._ending:
-            self._joined += self._heartbeat.due()
+        if self._beating is not None and not self._ending:
+            self._joined += self._beating.due()
 
     def _batch_done(self) -> None:
         """Account for a batch: delivered, or gone with a channel that failed."""

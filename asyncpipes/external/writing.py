@@ -31,6 +31,11 @@ class Finisher:
         #: About how many bytes a line grows by.
         self.tail_bytes = len(PLAIN_TAIL if name is None else extension_tail(name, 1000, time()))
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a host of ours is to know the writer: number 1, ``opened``, is given out."""
+        return self._sequence > 0
+
     def finish(self, lines: Iterable[Line], dropped: int) -> bytes:
         """The messages among ``lines``, complete; ``dropped`` records are lost so far."""
         if self._name is None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, cast
 
 import pytest
 
 from asyncpipes import open_pipes
+from asyncpipes.errors import NotOpenError
+from asyncpipes.external import heartbeat as heartbeat_module
 from asyncpipes.external.heartbeat import Heartbeat
+from asyncpipes.external.link import Link
+from asyncpipes.external.outbox import Kind, Outbox
+from asyncpipes.external.waiting import block
+from asyncpipes.protocol.messages import encode_head
 from tests.support import (
     PATIENCE,
     FailingWriter,
@@ -76,16 +85,53 @@ async def test_a_blocked_loop_is_told_by_its_lag(any_loop: None) -> None:
 
     async with open_pipes(params_loader=BEATING, message_writer=writer):
         # This blocks the loop until heartbeats say so.
-        wait_until(lambda: any((lag or 0) > 4 * INTERVAL for lag in lags()), "a blocked loop")
+        wait_until(lambda: any(lag > 4 * INTERVAL for lag in lags()), "a blocked loop")
         told = len(lags())
-        import asyncio
+        await until(lambda: any(lag < 4 * INTERVAL for lag in lags()[told:]), "a loop that runs")
 
-        for _ in range(int(PATIENCE / INTERVAL)):
-            if any(lag < INTERVAL for lag in lags()[told + 1 :]):
-                break
-            await asyncio.sleep(INTERVAL)
-        else:
-            pytest.fail(f"the loop runs again, and no heartbeat says so: {lags()}")
+
+async def test_a_blocked_loop_is_told_on_a_channel_that_is_slow(any_loop: None) -> None:
+    """The thread is in a write at every moment at which it was to ask the loop."""
+
+    class Slow(RecordingWriter):
+        def write(self, lines: bytes) -> None:
+            if not hurry.wait(INTERVAL):
+                pipes.log.info("so that there is something to write")
+            super().write(lines)
+
+    hurry = threading.Event()
+    writer = Slow()
+
+    def is_told() -> bool:
+        latest = parsed(b"".join(writer.batches[-3:]))
+        lags = [m["params"]["lag"] for m in latest if m["method"] == "asyncpipes.heartbeat"]
+        return any(lag is not None and lag > 4 * INTERVAL for lag in lags)
+
+    pipes = open_pipes(params_loader=BEATING, message_writer=writer)
+    async with pipes:
+        wait_until(is_told, "a blocked loop")
+        hurry.set()
+
+
+async def test_a_block_that_is_over_is_told_before_the_next_beat_is_due(
+    any_loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat_module, "_PATIENCE", 0.1)
+    writer = RecordingWriter()
+    rare = bootstrap({"asyncpipes": {"v": 1, "heartbeat": 10 * PATIENCE}})
+    async with open_pipes(params_loader=rare, message_writer=writer) as pipes:
+        assert pipes._outbox is not None
+        heartbeat = pipes._outbox._heartbeat
+        assert heartbeat is not None
+        heartbeat._beat_at = 0.0  # now
+        pipes.log.info("a turn of the thread")
+        wait_until(lambda: len(beats(writer)) == 1, "a blocked loop")
+        await until(lambda: len(beats(writer)) == 2, "a beat before its time")
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """As ``wait_until``, on a loop that goes on."""
+    await asyncio.to_thread(wait_until, condition, what)
 
 
 def test_it_beats_between_the_messages_of_a_busy_script() -> None:
@@ -147,33 +193,173 @@ with open_pipes() as pipes:
     assert seen == set(pids)
 
 
-def test_a_loop_that_is_closed_is_asked_no_more() -> None:
-    import asyncio
-
-    loop = asyncio.new_event_loop()
-    heartbeat = Heartbeat("w", 0.01, loop)
-    loop.close()
-    lines: list[bytes] = []
-
-    def beat_twice() -> bool:
-        lines.append(heartbeat.due())
-        return sum(map(bool, lines)) >= 2
-
-    wait_until(beat_twice, "two beats")
-    assert [json.loads(line)["params"]["lag"] for line in lines if line] == [None, None]
-    assert heartbeat.timeout <= 0.01
-
-
-async def test_a_block_that_is_over_is_not_told_later(any_loop: None) -> None:
-    """The first beat after the loop has answered says that it answers."""
-    import asyncio
-
+def test_none_comes_before_opened() -> None:
+    """Whenever the thread looks: the host does not know the writer yet."""
     writer = RecordingWriter()
-    slow = bootstrap({"asyncpipes": {"v": 1, "heartbeat": 0.4}})
-    async with open_pipes(params_loader=slow, message_writer=writer):
-        wait_until(lambda: any(b["params"]["lag"] >= 0.2 for b in beats(writer)), "a blocked loop")
-        told = len(beats(writer))
-        while len(beats(writer)) == told:
-            await asyncio.sleep(0.01)
-        late = beats(writer)[told]["params"]["lag"]
-    assert late < 0.2, [beat["params"]["lag"] for beat in beats(writer)]
+    heartbeat = Heartbeat("w", INTERVAL, None)
+    heartbeat._beat_at = 0.0  # due from the start
+    outbox = Outbox(writer, "w", 1000, heartbeat=heartbeat)
+    timeouts: list[float | None] = []
+
+    class Wake(SimpleQueue[None]):
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            timeouts.append(timeout)
+            super().get(block, timeout)
+
+    outbox._wake = Wake()
+    outbox.start()
+    for _ in range(3):
+        assert block(outbox.on_delivered, PATIENCE)  # the thread has looked
+    assert writer.messages == []
+    assert set(timeouts) <= {None}, "it waits for the first message, and does not spin"
+    outbox.put(encode_head("opened", {"extras": {}}), Kind.RESULT)
+    wait_for_beats(writer, 2)
+    assert block(lambda done: outbox.close(encode_head("closed", {}), done), PATIENCE)
+    names = methods(writer.messages)
+    assert (names[0], names[-1]) == ("opened", "closed")
+
+
+def test_nothing_comes_before_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does what another thread would report while the context is being entered."""
+    writer = RecordingWriter()
+    pipes = open_pipes(params_loader=BEATING, message_writer=writer)
+    greet = Link.greet
+
+    def greet_late(link: Link) -> None:
+        with pytest.raises(NotOpenError):
+            pipes.report_custom_message("too early")
+        pipes.log.info("too early")
+        greet(link)
+
+    monkeypatch.setattr(Link, "greet", greet_late)
+    with pipes:
+        wait_for_beats(writer, 1)
+    assert [m["method"] for m in writer.messages if "seq" in m] == ["opened", "closed"]
+    assert methods(writer.messages)[0] == "opened"
+
+
+# What it says and when, by a clock that stands still.
+
+
+class Clock:
+    """In the place of the module ``time``."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1.7e9 + self.now
+
+
+class Loop:
+    """A loop that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+
+    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
+        self.asked.append(callback)
+
+    def run(self) -> None:
+        asked, self.asked = self.asked, []
+        for callback in asked:
+            callback()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(heartbeat_module, "time", clock)
+    return clock
+
+
+class Watched:
+    """A heartbeat of every 10 s, its loop, and a thread that looks when it is told to."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.loop = Loop()
+        self.heartbeat = Heartbeat("w", 10.0, cast("Any", self.loop))
+
+    def look(self, now: float) -> float | str | None:
+        """The lag that is told at ``now``; "" for no beat."""
+        self.clock.now = now
+        line = self.heartbeat.due()
+        lag: float | str | None = json.loads(line)["params"]["lag"] if line else ""
+        return lag
+
+
+def test_the_loop_is_asked_before_each_beat(clock: Clock) -> None:
+    watched = Watched(clock)
+    assert watched.heartbeat.timeout == 8.75
+    assert watched.look(8.0) == ""
+    assert watched.loop.asked == []
+    assert watched.look(8.75) == ""
+    assert watched.heartbeat.timeout == 1.25
+    clock.now = 9.0
+    watched.loop.run()
+    assert watched.look(9.5) == ""
+    assert watched.look(10.0) == 0.25
+    assert watched.heartbeat.timeout == 8.75
+
+
+def test_a_thread_that_comes_late_asks_before_it_says_anything(clock: Clock) -> None:
+    """Each write takes longer than the loop is given to answer, and the loop is blocked."""
+    watched = Watched(clock)
+    told = [watched.look(now) for now in (7.0, 14.0, 21.0, 28.0, 35.0)]
+    assert told == ["", "", 7.0, "", 21.0]
+    assert len(watched.loop.asked) == 1, "it has not answered"
+
+
+def test_a_thread_that_comes_late_asks_again_after_each_answer(clock: Clock) -> None:
+    watched = Watched(clock)
+    assert watched.look(14.0) == ""
+    clock.now = 14.5
+    watched.loop.run()
+    assert watched.look(21.0) == 0.5
+    assert watched.look(35.0) == ""
+    assert watched.heartbeat.timeout == 1.25, "it waits no longer than for the answer"
+    assert watched.look(42.0) == 7.0
+
+
+def test_a_block_that_is_over_is_not_told_later(clock: Clock) -> None:
+    """The first beat after the loop has answered says that it answers."""
+    watched = Watched(clock)
+    woken: list[float] = []
+    watched.heartbeat.wake = lambda: woken.append(clock.now)
+    assert [watched.look(8.75), watched.look(10.0), watched.look(20.0)] == ["", 1.25, 11.25]
+    clock.now = 23.0
+    watched.loop.run()
+    assert woken == [23.0]
+    assert watched.heartbeat.timeout == 0.0
+    assert watched.look(23.0) == ""
+    clock.now = 23.25
+    watched.loop.run()
+    assert woken == [23.0], "an answer in time wakes nobody"
+    assert watched.heartbeat.timeout == 1.0
+    assert watched.look(24.25) == 0.25
+    assert watched.heartbeat.timeout == 8.75
+
+
+def test_without_a_loop_there_is_no_lag(clock: Clock) -> None:
+    heartbeat = Heartbeat("w", 10.0, None)
+    assert heartbeat.timeout == 10.0
+    clock.now = 9.0
+    assert heartbeat.due() == b""
+    clock.now = 10.0
+    assert json.loads(heartbeat.due())["params"]["lag"] is None
+
+
+def test_a_loop_that_is_closed_is_asked_no_more(clock: Clock) -> None:
+    loop = asyncio.new_event_loop()
+    heartbeat = Heartbeat("w", 10.0, loop)
+    loop.close()
+    lags = []
+    for now in (8.75, 10.0, 20.0):
+        clock.now = now
+        line = heartbeat.due()
+        lags.append(json.loads(line)["params"]["lag"] if line else "")
+    assert lags == ["", None, None]
+    assert heartbeat.timeout == 10.0
