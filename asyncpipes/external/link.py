@@ -104,9 +104,7 @@ class Link:
     def closing(self, head: bytes, ending: Ending) -> Callable[[Callable[[], None]], None]:
         """What sends the last message, ``head``, and calls back when the channel is closed."""
         if self._has_joined:
-            if head != CLEAN_END:
-                self.outbox.put(told_in_log(ending), Kind.RESULT)
-            head = b""
+            head = b"" if head == CLEAN_END else told_in_log(ending)
         return lambda done: self.outbox.close(head, done)
 
     def end(self, head: bytes, ending: Ending, deadline: float) -> None:

@@ -18,15 +18,19 @@ from asyncpipes.external import waiting
 from asyncpipes.external.connection import PipesContext
 from asyncpipes.external.context import open_pipes
 from asyncpipes.external.stdio import StreamCapture
+from asyncpipes.protocol.messages import PLAIN_TAIL, encode_head
 from tests.support import (
     PATIENCE,
     GatedWriter,
     RecordingWriter,
     bootstrap,
     encoded,
+    in_thread,
+    logged,
     methods,
     parsed,
     run_script,
+    wait_until,
 )
 
 HEAD = """
@@ -149,6 +153,71 @@ async def test_closed_is_sent_whatever_the_captures_do(
     assert methods(writer.messages)[-1] == "closed"
     release.set()
     await busy
+
+
+class Joined(GatedWriter):
+    """A file that others have written to before, towards a stock host: writes are stuck."""
+
+    joined = True
+
+    def __init__(self) -> None:
+        super().__init__(immediate=True)
+
+
+@pytest.mark.parametrize("way", ["with", "async with"])
+def test_a_failure_that_is_told_in_the_log_waits_no_longer_than_any(way: str) -> None:
+    """The last message of a writer that has joined others is a log line."""
+    writer = Joined()
+    pipes = launched(writer, close_timeout=0.2)
+
+    async def in_async_with() -> None:
+        async with pipes:
+            raise ValueError("mine")
+
+    def in_with() -> None:
+        with pipes:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        in_thread(in_with if way == "with" else lambda: asyncio.run(in_async_with()))
+    assert pipes.is_closed
+    assert writer.batches == [], "the write has not returned"
+    writer.open_for_good()
+    wait_until(lambda: writer.closed == 1, "the writer is released")
+
+
+def test_a_failure_that_is_told_in_the_log_is_told_once(tmp_path: Path) -> None:
+    """Ctrl-C comes while the line is being written, and leaving goes on."""
+    code = """
+from asyncpipes.channels.file_writer import FileWriter
+write = FileWriter.write
+def interrupted(self, lines):
+    if b"left its pipes" in lines:
+        FileWriter.write = write
+        # Again and again: one that comes just before the wait begins does not end it.
+        while not handled.wait(0.05):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    write(self, lines)
+FileWriter.write = interrupted
+handled = threading.Event()
+def handle(*_):
+    if not handled.is_set():
+        handled.set()
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, handle)
+try:
+    with open_pipes(params_loader=env("a")):
+        raise ValueError("mine")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    first = encode_head("opened", {"extras": {}}) + PLAIN_TAIL
+    (tmp_path / "a").write_bytes(first)
+    done = run(tmp_path, code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    messages = parsed((tmp_path / "a").read_bytes())
+    assert methods(messages) == ["opened", "log"]
+    assert "left its pipes context with an exception" in logged(messages)[0]
 
 
 @pytest.mark.parametrize(
