@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Literal
 
 from ..errors import ChannelError, ClosedError, InvalidParameterError, NotOpenError, UndefinedError
-from ..protocol.codec import is_numpy, shown
+from ..protocol.codec import dumps, is_numpy, shown
 from ..protocol.framing import DEFAULT_LINE_LIMIT
 from ..protocol.messages import encode_custom_head, encode_head, encode_log_head
 from ..protocol.metadata import encode_metadata
@@ -24,7 +24,8 @@ STREAMS = ("stdout", "stderr")
 
 #: What a host of ours takes as a line, without the tail.
 _MAX_HEAD = DEFAULT_LINE_LIMIT - 1024
-#: How many characters are left of a log message that is longer than that.
+#: What is left of a log line that is longer than that: so many characters of the message, if
+#: it is the message that is too long, and the fields that take no more bytes than this.
 _CUT_LOG = 100_000
 
 
@@ -196,8 +197,7 @@ class Reporter(StepScope):
             return
         head = encode_log_head(message, level, fields)
         if self.has_log_fields and len(head) > _MAX_HEAD:
-            cut = f"{message[:_CUT_LOG]}... (cut: {len(message)} characters in all)"
-            head = encode_log_head(cut, level)
+            head = _shortened_log(message, level, fields or {})
         self._sink.put(head, Kind.RECORD)
 
     def flush(self) -> Awaitable[None]:
@@ -259,6 +259,19 @@ class Reporter(StepScope):
                 f"{method}: the context is not open yet; report inside `with open_pipes() as"
                 " pipes:` or `async with open_pipes() as pipes:`"
             )
+
+
+def _shortened_log(message: str, level: str, fields: Mapping[str, Any]) -> bytes:
+    """A log line that the host takes, in the place of one that is too long; says what is gone."""
+    sizes = {name: len(dumps(value, where="log: fields")) for name, value in fields.items()}
+    long = [f"{name}, {size} bytes" for name, size in sizes.items() if size > _CUT_LOG]
+    note = f" (left out: {'; '.join(long)})" if long else ""
+    kept = {name: value for name, value in fields.items() if sizes[name] <= _CUT_LOG}
+    head = encode_log_head(message + note, level, kept)
+    if len(head) <= _MAX_HEAD:
+        return head
+    cut = f"{message[:_CUT_LOG]}... (cut: {len(message)} characters in all)"
+    return encode_log_head(cut + note, level, kept)
 
 
 def _check_type(

@@ -976,9 +976,35 @@ def test_a_message_that_no_host_takes_is_refused_at_the_call(
     with open_pipes(params_loader=bootstrap(OURS), message_writer=writer) as pipes:
         with pytest.raises(InvalidParameterError, match="report_custom_message: the message is"):
             pipes.report_custom_message("x" * 1000)
-        pipes.log.info("y" * 1000)
+        pipes.log.info("shorter")
     assert methods(writer.messages) == ["opened", "log", "closed"]
-    assert logged(writer.messages) == [f"{'y' * 1000}... (cut: 1000 characters in all)"]
+
+
+@pytest.mark.parametrize(
+    ("message", "extra", "expected"),
+    [
+        ("m" * 11000, "e", "m" * 2000 + "... (cut: 11000 characters in all)"),
+        ("m" * 3000, "e" * 9000, "m" * 3000 + " (left out: extra, 9014 bytes)"),
+        (
+            "m" * 11000,
+            "e" * 9000,
+            "m" * 2000 + "... (cut: 11000 characters in all) (left out: extra, 9014 bytes)",
+        ),
+    ],
+)
+def test_a_log_line_that_no_host_takes_says_what_is_gone(
+    message: str, extra: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too long, and no more than that: the other fields stay, and so does the message."""
+    monkeypatch.setattr("asyncpipes.external.reporting._MAX_HEAD", 10_000)
+    monkeypatch.setattr("asyncpipes.external.reporting._CUT_LOG", 2_000)
+    writer = RecordingWriter()
+    with open_pipes(params_loader=bootstrap(OURS), message_writer=writer) as pipes:
+        pipes.log.info(message, extra={"context": extra})
+    assert logged(writer.messages) == [expected]
+    fields = writer.messages[1]["fields"]
+    assert fields["logger"] == "asyncpipes"
+    assert ("extra" in fields) is (extra == "e")
 
 
 def test_a_stock_host_has_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
