@@ -53,7 +53,8 @@ ALLOWED = (
         "asyncpipes/external/outbox.py",
         "_put_result",
         "A result on an immediate channel is written when its call returns, so that it"
-        " survives an os._exit: the caller waits for one write of the outbox, microseconds.",
+        " survives an os._exit: the caller waits until the outbox has written it, and all that"
+        " was reported before it, each write after at most 0.1 s for the lock of the file.",
     ),
 )
 

@@ -21,8 +21,11 @@ class Guarantees:
 
     Attributes:
         ordered: they arrive in the order they were written.
-        immediate: they are out of the process: it may crash and they arrive all
-            the same, and the write takes microseconds, not a network's time.
+        immediate: they are out of the process: it may crash and they arrive all the same.
+            The call that reports a result waits for that, on an event loop's thread too:
+            for what was reported before it, and then for its own write. So a write takes
+            a system call's time and not a network's, and waits for other writers for a
+            bounded time at most: for the lock of a file, 0.1 s.
         acknowledged: the other end has confirmed them.
         durable: they survive a crash of the host.
     """
