@@ -175,7 +175,7 @@ def key_error() -> Exception:
 
 
 FAULTS = {
-    "slow": Fault(lambda: Slow(0.02)),
+    "slow": Fault(Slow),  # a second for each of three or four writes
     "fails once": Fault(FailsOnce),
     "fails once, immediate": Fault(lambda: FailsOnce(immediate=True)),
     "fails always": Fault(AlwaysFails, "the cable is cut"),
