@@ -187,7 +187,6 @@ class _FileReader(ChannelReader):
         if was_begun_before and not data:
             # That was the end when it was begun; what matters is whether it is now.
             return await self.read_available()
-
         self._position += len(data)
         return data
 

@@ -16,7 +16,7 @@ from anyio import to_thread
 
 from ..protocol.events import HealthEvent
 from ..protocol.liveness import Liveness, WriterHealth
-from ..protocol.state import SessionState
+from ..protocol.state import SessionState, WriterState
 from .process import PipesProcess, process_identity
 from .settings import Settings
 
@@ -58,7 +58,7 @@ class LivenessMonitor:
         # By writer: its process, and when that was started, which tells it from a later
         # one with the same number.
         self._workers: dict[str, tuple[int, str | None]] = {}
-        self._looked_up: set[str | None] = set()
+        self._looked_up: set[str] = set()
         # Whether the numbers that scripts give for their processes are those of this
         # machine; in a container they may be anybody's here.
         self._numbers_are_ours = False
@@ -92,9 +92,10 @@ class LivenessMonitor:
         """Something was read at ``heard_at``: what has changed by that."""
         if self._liveness.is_quiet:
             return []
+        names = self._liveness.concerned
         await self._identify(self._state.touched)
         events = self._liveness.take_notice(heard_at, time.time())
-        self._arm()
+        self._arm(self._liveness.next_look(names))
         return events
 
     async def ask_processes(self, *, ended: bool = False) -> Collection[str | None]:
@@ -113,7 +114,8 @@ class LivenessMonitor:
         for writer in asked:
             worker = self._workers.get(writer.name or "")
             if ended and writer.pid == process.pid:
-                found.add(writer.name)
+                if process.returncode is not None:  # or it could not be ended
+                    found.add(writer.name)
             elif writer.name is None:
                 # Any process of the group may have been the one that opened.
                 if alone:
@@ -146,7 +148,7 @@ class LivenessMonitor:
             self._liveness.mark_ended(name, self.now)
         events = self._liveness.look(as_of, time.time(), may_be_silent=all_is_read)
         reason = self._liveness.overdue(as_of) if all_is_read else None
-        self._arm()
+        self._arm(self._liveness.next_look())
         return events, reason
 
     def close(self) -> None:
@@ -156,19 +158,22 @@ class LivenessMonitor:
             self._timer = None
 
     async def _identify(self, names: Set[str | None]) -> None:
-        """Of new writers in workers of the launched process, remember who they are."""
+        """Of open writers in workers of the launched process, remember who they are."""
         process = self._process()
         if process is None:
             return
         new: list[tuple[str, int]] = []
-        for name in names - self._looked_up:
+        for name in names:
             writer = self._state.get(name)
             if name is None or writer is None or writer.pid is None:
                 continue
-            self._looked_up.add(name)
             if writer.pid == process.pid:
                 self._numbers_are_ours = True  # and the supervisor sees that one end
-            else:
+            elif writer.state is not WriterState.OPEN:
+                self._looked_up.discard(name)
+                self._workers.pop(name, None)
+            elif name not in self._looked_up:
+                self._looked_up.add(name)
                 new.append((name, writer.pid))
         for name, pid in new:
             identity = await to_thread.run_sync(process_identity, pid)
@@ -178,13 +183,11 @@ class LivenessMonitor:
                 self._workers[name] = (pid, identity[1] if identity is not None else None)
                 self._liveness.mark_known(name, self.now)
 
-    def _arm(self) -> None:
-        """Have :meth:`_fire` called when something may change next."""
-        moment = self._liveness.next_look()
-        if moment is None:
-            self.close()
-        elif self._timer is None or moment < self._timer.when():
-            # A later moment leaves the timer as it is: each heartbeat makes it later.
+    def _arm(self, moment: float | None) -> None:
+        """Have :meth:`_fire` called at ``moment``, or before that."""
+        # A later moment leaves the timer as it is: each heartbeat makes it later, and there
+        # are other writers.
+        if moment is not None and (self._timer is None or moment < self._timer.when()):
             self.close()
             self._timer = self._loop.call_at(moment, self._fire)
 
@@ -192,7 +195,7 @@ class LivenessMonitor:
         self._timer = None
         moment = self._liveness.next_look()
         if moment is not None and moment > self.now:
-            self._arm()
+            self._arm(moment)
         elif moment is not None:
             self.is_due = True
             self._wake()

@@ -15,6 +15,8 @@ import errno
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,9 +34,14 @@ Command = str | Sequence[str | os.PathLike[str]]
 #: How often to look whether the rest of a process group has gone, in seconds; the
 #: kernel tells a parent about its children only.
 _GROUP_POLL = 0.01
-#: How long to wait for the rest of a group after SIGKILL, in seconds: its members die
-#: at once, save for those that are stuck in the kernel.
+#: The longest pause before all processes are looked through again, in seconds: that takes
+#: milliseconds where there are a hundred of them.
+_SCAN_POLL = 0.16
+#: How long to wait for a group after SIGKILL, in seconds: its members die at once, save
+#: for those that are stuck in the kernel.
 _KILL_TIMEOUT = 1.0
+#: How often to look whether a process that was left has ended, or its loop, in seconds.
+_REAP_POLL = 0.5
 
 _POSIX = os.name == "posix"
 #: macOS says "not permitted" of a group of zombies, and Windows of a process that has
@@ -50,6 +57,7 @@ class PipesProcess:
         self._process = process
         self._exited = asyncio.Event()
         self._group_gone = False
+        self._is_left = False
 
     @property
     def pid(self) -> int:
@@ -138,14 +146,23 @@ class PipesProcess:
     async def gone(self) -> None:
         """Wait until the process has ended and nothing of its group is left alive."""
         await self._exited.wait()
-        while await self.survivors():  # noqa: ASYNC110  # the kernel has no event for it
-            await asyncio.sleep(_GROUP_POLL)
+        pause = _GROUP_POLL
+        while members := await self.survivors():
+            # While one of them lives there is no need to look for others.
+            for member in members:
+                # The kernel has no event for it.
+                while await to_thread.run_sync(_is_member, member, self.pid):  # noqa: ASYNC110
+                    await asyncio.sleep(_GROUP_POLL)
+            # They have others in their place, which may not live long either.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _SCAN_POLL)
 
     async def end(self, grace: float) -> None:
         """End the group: SIGINT, ``grace`` seconds, SIGTERM, as many again, SIGKILL.
 
-        Returns when the process has ended and nothing of its group is left alive, save for
-        what cannot be ended: :meth:`survivors` names that.
+        Returns when the process has ended and nothing of its group is left alive, and
+        1 s after SIGKILL at the latest: some cannot be ended. :meth:`survivors` names them,
+        and of these the process itself is to be left to :meth:`leave`.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(PipesError):
@@ -157,7 +174,33 @@ class PipesProcess:
             self.kill()
         with move_on_after(_KILL_TIMEOUT):
             await self.gone()
-        await self._exited.wait()
+
+    def leave(self) -> None:
+        """Wait no more for a process that cannot be ended. Idempotent.
+
+        Whenever it ends, :meth:`wait` returns, and no zombie stays: the loop reaps it or,
+        if that is closed by then, a thread does.
+        """
+        if self._is_left or self.returncode is not None:
+            return
+        self._is_left = True
+        loop = asyncio.get_running_loop()
+        name = f"asyncpipes left {self.pid}"
+        threading.Thread(target=self._outlast, args=(loop,), name=name, daemon=True).start()
+
+    def _outlast(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self.returncode is None and not loop.is_closed():
+            time.sleep(_REAP_POLL)
+        if self.returncode is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(self._exited.set)
+        elif _POSIX:
+            with suppress(ChildProcessError):  # a child watcher of asyncio has a thread too
+                os.waitpid(self.pid, 0)
+            # The loop would have closed asyncio's transport, to which nothing public leads.
+            transport = getattr(getattr(self._process, "_process", None), "_transport", None)
+            if isinstance(transport, asyncio.SubprocessTransport):
+                transport.close()
 
     def kill(self) -> None:
         """Send SIGKILL to the group.
@@ -174,13 +217,16 @@ class PipesProcess:
         """The loop is shutting down: no time for anything else. Bounded."""
         with suppress(PipesError):
             self.kill()
-        with move_on_after(_KILL_TIMEOUT, shield=True) as scope:
-            while not self._exited.is_set():
-                try:
-                    await self.follow()
-                except asyncio.CancelledError:  # maybe another than the one that led here
-                    if scope.cancel_called:
-                        raise
+        try:
+            with move_on_after(_KILL_TIMEOUT, shield=True) as scope:
+                while not self._exited.is_set():
+                    try:
+                        await self.follow()
+                    except asyncio.CancelledError:  # maybe another than the one that led here
+                        if scope.cancel_called:
+                            raise
+        finally:
+            self.leave()
 
 
 def _living_members(group: int) -> list[int]:
@@ -192,10 +238,14 @@ def _living_members(group: int) -> list[int]:
     if not entries:
         return [group]
     for entry in entries:
-        identity = process_identity(int(entry.name))
-        if identity is not None and identity[0] == group:
+        if _is_member(int(entry.name), group):
             members.append(int(entry.name))
     return members
+
+
+def _is_member(pid: int, group: int) -> bool:
+    identity = process_identity(pid)
+    return identity is not None and identity[0] == group
 
 
 def process_identity(pid: int) -> tuple[int, str] | None:

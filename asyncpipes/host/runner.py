@@ -34,13 +34,13 @@ from ..protocol.bootstrap import Bootstrap
 from ..protocol.context import ContextData
 from ..protocol.events import AssetCheckEvent, CustomMessageEvent, MaterializationEvent
 from ..protocol.messages import EXTENSION_KEY, EXTENSION_VERSION
-from ..protocol.outcome import judge
+from ..protocol.outcome import Outcome, judge
 from .hub import Hub
 from .intake import Intake
 from .process import Command, PipesProcess
 from .result import RunResult, SessionHealth, SessionStats
 from .settings import Settings
-from .strict import unwrapped
+from .strict import described, unwrapped
 from .supervisor import Supervisor
 from .tasks import Tasks
 
@@ -207,8 +207,10 @@ class SessionRunner:
                 self._cutter.cancel()
             self._ended_at = time.monotonic()
             self.hub.close()
-            self._conclude()
-            self._release_waiting()
+            try:
+                self._conclude()
+            finally:
+                self._release_waiting()
 
     async def _run(self, tasks: Tasks) -> None:
         self.phase = Phase.READING
@@ -373,29 +375,20 @@ class SessionRunner:
         elif isinstance(error, PipesError):
             self._failures.append(str(error))
         else:
-            self._failures.append(f"the session failed: {error!r}")
+            self._failures.append(f"the session failed: {described(error)}")
 
     def _conclude(self) -> None:
-        failed = self.hub.failed
-        failures = list(self._failures)
-        for subscription in failed:
-            failures.append(f"subscriber {subscription.name} raised {subscription.error!r}")
-            self.fault = self.fault or subscription.error
-        code, stderr = self._exit_code, ""
-        if self._supervisor is not None:
-            process, stderr = self._supervisor.process, self._supervisor.stderr
-            code = process.returncode if process is not None else None
-            failures += self._supervisor.reasons(stopped=self._stopping)
-        outcome = judge(
-            self._intake.state,
-            exit_code=None if code is None or code < 0 else code,
-            signal=-code if code is not None and code < 0 else None,
-            undelivered=self.hub.undelivered,
-            timed_out=self._timed_out,
-            cancelled=self._cancelled,
-            failures=tuple(failures),
-            duration=(self._ended_at or time.monotonic()) - self._started_at,
-        )
+        """Make the result. There is one, with an outcome, whatever fails at that."""
+        try:
+            outcome = self._judge()
+        except Exception as error:
+            self.fault = self.fault or error
+            failed = f"the session failed when it was to say how it ended: {described(error)}"
+            outcome = Outcome(
+                timed_out=self._timed_out is not None,
+                cancelled=self._cancelled is not None,
+                reasons=(failed, *self._failures),
+            )
         collected = self._intake.collected
         self.result = RunResult(
             outcome=outcome,
@@ -404,6 +397,30 @@ class SessionRunner:
             custom_messages=tuple(e for e in collected if isinstance(e, CustomMessageEvent)),
             events=tuple(collected) if self._settings.collect == "all" else (),
             stats=self.stats,
-            stderr=stderr,
-            subscriber_failed=bool(failed),
+            stderr="" if self._supervisor is None else self._supervisor.stderr,
+            subscriber_failed=bool(self.hub.failed),
+        )
+
+    def _judge(self) -> Outcome:
+        failures = list(self._failures)
+        for subscription in self.hub.failed:
+            assert subscription.error is not None, "it failed"
+            failures.append(
+                f"subscriber {subscription.name} raised {described(subscription.error)}"
+            )
+            self.fault = self.fault or subscription.error
+        code = self._exit_code
+        if self._supervisor is not None:
+            process = self._supervisor.process
+            code = process.returncode if process is not None else None
+            failures += self._supervisor.reasons(stopped=self._stopping)
+        return judge(
+            self._intake.state,
+            exit_code=None if code is None or code < 0 else code,
+            signal=-code if code is not None and code < 0 else None,
+            undelivered=self.hub.undelivered,
+            timed_out=self._timed_out,
+            cancelled=self._cancelled,
+            failures=tuple(failures),
+            duration=(self._ended_at or time.monotonic()) - self._started_at,
         )

@@ -49,6 +49,14 @@ def unwrapped(error: BaseException) -> BaseException:
         error = inner[0]
 
 
+def described(error: BaseException) -> str:
+    """``repr(error)``, which may be anybody's code: its class where that fails."""
+    try:
+        return repr(error)
+    except Exception:
+        return type(error).__name__
+
+
 def _message(result: RunResult) -> str:
     outcome = result.outcome
     parts = ["; ".join(outcome.reasons)]

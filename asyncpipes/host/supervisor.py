@@ -22,7 +22,7 @@ class Supervisor:
 
     Args:
         tasks: where its tasks run.
-        on_exit: called once when the process has ended, or could not be started.
+        on_exit: called once when the process has ended, or could not be ended or started.
         on_gone: called when the rest of its group is gone too, if that is in time.
         on_output: called with captured output, if the settings ask for that.
 
@@ -30,9 +30,10 @@ class Supervisor:
         process: it, once it runs.
         failure: why it could not be started.
         survivors: members of its group that went on for ``drain_timeout`` after it ended.
-        unended: members of its group that lived on when we had ended it, SIGKILL included.
+        unended: members of its group, be it the process itself, that lived on when we had
+            ended it, SIGKILL included.
         unforwarded: which of our own streams did not take all of its output.
-        over: it has ended, its output is read, and its group is gone or given up.
+        over: it has ended, its output is read, and its group is gone; or they are given up.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Supervisor:
         self._tail = Tail()
         self._started: asyncio.Future[PipesProcess] = asyncio.get_running_loop().create_future()
         self._is_ending = False
+        self._following = CancelScope()
         self._forwards: list[Forward] = []
         self.process: PipesProcess | None = None
         self.failure: LaunchError | None = None
@@ -101,6 +103,9 @@ class Supervisor:
     async def _end(self, process: PipesProcess) -> None:
         await process.end(self._settings.grace)
         self.unended = await process.survivors()
+        if process.returncode is None:
+            process.leave()
+            self._following.cancel()
 
     def release(self) -> None:
         """The session is over: who still waits for the start must not wait for ever."""
@@ -134,7 +139,8 @@ class Supervisor:
                 name = "asyncpipes output"
                 tasks.start(self._pass_output, "stdout", stdout, scopes[0], name=name)
                 tasks.start(self._pass_output, "stderr", stderr, scopes[1], name=name)
-                await process.follow()
+                with self._following:
+                    await process.follow()
                 for scope in scopes:  # for others that hold the streams
                     scope.deadline = current_time() + self._settings.drain_timeout
                 # Reading the channel to its end need not wait for somebody who holds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,14 +17,19 @@ class Tasks:
 
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
-        self._coroutines: list[Coroutine[Any, Any, None]] = []
+        self._not_begun: set[Coroutine[Any, Any, None]] = set()
 
     def start(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
     ) -> None:
         """Run ``function(*args)`` in a task of the group."""
-        coroutine = function(*args)
-        self._coroutines.append(coroutine)
+
+        async def run() -> None:
+            self._not_begun.discard(coroutine)
+            await function(*args)
+
+        coroutine = run()
+        self._not_begun.add(coroutine)
         self._group.start_soon(lambda: coroutine, name=name)
 
     def cancel(self) -> None:
@@ -34,7 +38,5 @@ class Tasks:
 
     def close(self) -> None:
         """Let go of what never ran. Idempotent."""
-        coroutines, self._coroutines = self._coroutines, []
-        for coroutine in coroutines:
-            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()
+        while self._not_begun:
+            self._not_begun.pop().close()

@@ -26,7 +26,7 @@ from .events import (
     fast_constructor,
 )
 from .exceptions import decode_exception
-from .messages import PROTOCOL_VERSION, VERSION_FIELD
+from .messages import MAX_NUMBER, PROTOCOL_VERSION, VERSION_FIELD
 from .metadata import decode_metadata
 
 _LEVELS = frozenset(get_args(Level))
@@ -166,30 +166,48 @@ def _text(params: dict[str, Any], key: str, method: str) -> str:
 
 
 def positive(value: Any, key: str) -> int:
-    if type(value) is not int or value < 1:
+    """``value``, which must be an integer from 1 to :data:`~.messages.MAX_NUMBER`.
+
+    Raises:
+        MalformedMessageError: it is not; names ``key``.
+    """
+    if type(value) is not int or not 1 <= value <= MAX_NUMBER:
         raise MalformedMessageError(positive_reason(value, key))
     return value
 
 
 def positive_reason(value: Any, key: str) -> str:
-    return f"'{key}' must be a positive integer, got {shown(value)}"
+    """Why ``value`` is not :func:`positive`; for the reader, which checks that itself."""
+    limit = " of at most 63 bits" if type(value) is int and value > MAX_NUMBER else ""
+    return f"'{key}' must be a positive integer{limit}, got {shown(value)}"
 
 
 def is_seconds(value: Any) -> bool:
+    """Whether it is a length of time: a finite number from 0, no boolean."""
     return type(value) in (int, float) and 0 <= value <= _LONGEST
 
 
 def sent_at_reason(value: Any) -> str:
+    """Why ``value`` is not when a message was sent, which is a finite number of seconds."""
+    if type(value) is float:
+        return f"'sent_at' must be a finite number, got {value}"
     return f"'sent_at' must be a number, got {kind(value)}"
 
 
 def refuse_rest(params: Collection[str], method: str) -> None:
-    # Protocol 0.1 has no extra parameters; to pass over one would be to lose it unseen.
+    """Refuse parameters that no decoder has taken.
+
+    Protocol 0.1 has no extra ones; to pass over one would be to lose it unseen.
+
+    Raises:
+        MalformedMessageError: there is one; names the first.
+    """
     if params:
         raise MalformedMessageError(f"{method}: unknown parameter {shown(next(iter(params)))}")
 
 
 def version_reason(message: dict[str, Any]) -> str:
+    """Why ``message`` is none of the protocol's version."""
     if VERSION_FIELD not in message:
         return f"not a pipes message: '{VERSION_FIELD}' is missing"
     version = message[VERSION_FIELD]
@@ -197,6 +215,7 @@ def version_reason(message: dict[str, Any]) -> str:
 
 
 def params_reason(message: dict[str, Any], method: Any) -> str:
+    """Why the params of ``message`` are none."""
     if "params" not in message:
         return f"{method}: 'params' is missing"
     return f"{method}: 'params' must be an object, got {kind(message['params'])}"

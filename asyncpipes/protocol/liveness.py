@@ -94,6 +94,11 @@ class Liveness:
         return not self._state.touched and not self._troubled
 
     @property
+    def concerned(self) -> set[str | None]:
+        """The writers of whom :meth:`take_notice` is to judge."""
+        return self._state.touched | self._troubled
+
+    @property
     def worst(self) -> Status:
         """The worst status of an open writer."""
         return max((h.status for h in self.health(0.0)), key=_ORDER.index, default="alive")
@@ -113,7 +118,7 @@ class Liveness:
         None of them becomes silent by that: see :meth:`look`. ``received_at`` is for the
         events: seconds since the epoch.
         """
-        names = self._state.touched | self._troubled
+        names = self.concerned
         self._state.touched.clear()
         return self._judge(names, now, received_at, may_be_silent=False)
 
@@ -147,10 +152,21 @@ class Liveness:
             and self._is_silent(writer, now)
         ]
 
-    def next_look(self) -> float | None:
-        """When something may change with nothing being read; None for never."""
+    def next_look(self, names: Collection[str | None] | None = None) -> float | None:
+        """When something may change with nothing being read; None for never.
+
+        Of the writers ``names`` alone, or of all: which, after each read, would take as long
+        as there are writers.
+        """
+        writers = self._state.unclosed if names is None else map(self._state.get, names)
         return min(
-            (when for w in self._state.unclosed if (when := self._next_look(w)) is not None),
+            (
+                when
+                for writer in writers
+                if writer is not None
+                and writer.state is WriterState.OPEN
+                and (when := self._next_look(writer)) is not None
+            ),
             default=None,
         )
 

@@ -35,6 +35,13 @@ VERSION_FIELD = "__dagster_pipes_version"
 EXTENSION_KEY = "asyncpipes"
 EXTENSION_VERSION = 1
 
+#: The longest id of a writer, in characters: room for any UUID or digest, where ours are 12.
+#: A host keeps the ids of all writers, so a longer one is refused.
+MAX_WRITER_ID = 64
+#: The largest number that the extension may name: with ``seq`` and ``dropped`` it would take
+#: a machine centuries to get there, and Python refuses to print sums of some thousand digits.
+MAX_NUMBER = 2**63 - 1
+
 #: Not one of protocol 0.1, and never sent to a stock host, whose reader it would end.
 HEARTBEAT_METHOD = "asyncpipes.heartbeat"
 #: The limits of a heartbeat's interval, in seconds: more often costs more than it tells,

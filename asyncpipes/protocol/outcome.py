@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .exceptions import PipesException
-from .state import SessionState
+from .state import MAX_WRITERS, SessionState
 
 #: Processes that a reason names; more of them say nothing new.
 MAX_PIDS = 10
@@ -16,7 +16,8 @@ class Outcome:
     """How a run ended. It is ``ok`` only if there is no reason against it.
 
     Attributes:
-        exit_code: the process's exit code; None without a process, or after a signal.
+        exit_code: the process's exit code; None without a process, after a signal, or if it
+            could not be ended.
         signal: the number of the signal that ended the process, or None.
         opened: whether any script opened its context.
         closed: whether all that opened have closed.
@@ -113,6 +114,11 @@ def _protocol_reasons(state: SessionState, exit_code: int | None) -> list[str]:
         reasons.append(f"{_count(state.missing, 'message')} never arrived")
     if state.dropped:
         reasons.append(f"the script dropped {_count(state.dropped, 'log or stream record')}")
+    if state.unfollowed:
+        reasons.append(
+            f"over {MAX_WRITERS} writers were open at once: {_count(state.unfollowed, 'message')}"
+            " of others came, and nobody knows whether more of theirs are missing"
+        )
     reasons.extend(state.violations)
     hidden = state.violation_count - len(state.violations)
     if hidden:

@@ -13,6 +13,7 @@ A line that a writer of ours sent twice, byte for byte, is counted and passed ov
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, NoReturn
 
 import orjson
@@ -33,7 +34,15 @@ from .decoding import (
 )
 from .events import ClosedEvent, Event, GapEvent, MalformedEvent, OpenedEvent
 from .framing import DEFAULT_LINE_LIMIT, RAW_LIMIT, LineFramer, OversizedLine
-from .messages import HEARTBEAT_METHOD, PROTOCOL_VERSION, VERSION_FIELD
+from .messages import (
+    HEARTBEAT_METHOD,
+    MAX_HEARTBEAT,
+    MAX_NUMBER,
+    MAX_WRITER_ID,
+    MIN_HEARTBEAT,
+    PROTOCOL_VERSION,
+    VERSION_FIELD,
+)
 from .recent import RecentLines
 from .state import SessionState
 
@@ -208,14 +217,18 @@ class SessionReader:
         """
         if type(writer) is not str:
             raise MalformedMessageError(f"'writer' must be a string, got {kind(writer)}")
+        if len(writer) > MAX_WRITER_ID:
+            raise MalformedMessageError(
+                f"'writer' must have {MAX_WRITER_ID} characters at most, got {len(writer)}"
+            )
         sequence = message.get("seq")
-        if type(sequence) is not int or sequence < 1:
+        if type(sequence) is not int or not 1 <= sequence <= MAX_NUMBER:
             if sequence is None and message.get("method") == HEARTBEAT_METHOD:
                 self._beat(message, writer)
             raise MalformedMessageError(positive_reason(sequence, "seq"))
         self._gap = self.state.number(writer, sequence)
         sent_at = message.get("sent_at")
-        if type(sent_at) is not float:
+        if type(sent_at) is not float or not isfinite(sent_at):
             raise MalformedMessageError(sent_at_reason(sent_at))
         if "dropped" in message:
             self.state.drop(writer, positive(message["dropped"], "dropped"))
@@ -229,9 +242,10 @@ class SessionReader:
         if type(params) is not dict:
             raise MalformedMessageError(params_reason(message, HEARTBEAT_METHOD))
         interval, lag = params.pop("interval", None), params.pop("lag", None)
-        if not is_seconds(interval) or not interval:
+        if not is_seconds(interval) or not MIN_HEARTBEAT <= interval <= MAX_HEARTBEAT:
             raise MalformedMessageError(
-                f"{HEARTBEAT_METHOD}: 'interval' must be a positive number, got {shown(interval)}"
+                f"{HEARTBEAT_METHOD}: 'interval' must be a number from {MIN_HEARTBEAT:g} to"
+                f" {MAX_HEARTBEAT:g}, got {shown(interval)}"
             )
         if lag is not None and not is_seconds(lag):
             raise MalformedMessageError(
@@ -240,7 +254,7 @@ class SessionReader:
         pid = positive(params.pop("pid", None), "pid")
         refuse_rest(params, HEARTBEAT_METHOD)
         sent_at = message.get("sent_at")
-        if type(sent_at) is not float:
+        if type(sent_at) is not float or not isfinite(sent_at):
             raise MalformedMessageError(sent_at_reason(sent_at))
         self.state.beat(writer, pid, interval, lag)
         raise _NoEventError

@@ -24,6 +24,12 @@ Numbers. Writers of ours count their messages from 1 without a hole. What is
 skipped is a gap, counted as missing. A line that comes a second time, byte for
 byte, is a duplicate, counted and no reason against the outcome.
 
+Bounds. At most :data:`MAX_WRITERS` writers that have not closed are followed, each for
+itself. Any that come on top are taken for the anonymous writer: what they report is
+delivered, but their numbers are not checked, which is a reason against the outcome. Of
+those that have closed the last :data:`MAX_CLOSED` are known, so that what comes a second
+time is told from what is new; one that writes on when it has been forgotten is a new one.
+
 Liveness. Of writers of ours the state also knows when something came last, and
 what their heartbeats say; see ``liveness`` for what follows from that.
 """
@@ -39,6 +45,14 @@ from .exceptions import PipesException
 
 #: Violations and reasons are shown to people; more of them say nothing new.
 MAX_VIOLATIONS = 20
+#: Writers that have not closed, the anonymous one aside. Each is a process or a context
+#: that runs now, so it is more of them than a machine has room for (40 GB at 10 MB each,
+#: a bare interpreter); and looking through all of them takes the host a few milliseconds.
+MAX_WRITERS = 4096
+#: Writers that have closed: more than can do so within what ``recent`` keeps, so that none
+#: is forgotten before its last line is. (11,000: :data:`MAX_WRITERS` were open before, and
+#: each of the others leaves its ``opened`` there too.) All writers together take about 8 MB.
+MAX_CLOSED = 16_384
 
 
 class WriterState(Enum):
@@ -49,7 +63,7 @@ class WriterState(Enum):
     CLOSED = "closed"
 
 
-class Kind(Enum):
+class Step(Enum):
     """What a message does to the state."""
 
     OPENED = "opened"
@@ -57,17 +71,17 @@ class Kind(Enum):
     CLOSED = "closed"
 
 
-#: (state, kind) to (next state, whether that is allowed).
-TRANSITIONS: dict[tuple[WriterState, Kind], tuple[WriterState, bool]] = {
-    (WriterState.UNSEEN, Kind.OPENED): (WriterState.OPEN, True),
-    (WriterState.UNSEEN, Kind.MESSAGE): (WriterState.UNSEEN, False),
-    (WriterState.UNSEEN, Kind.CLOSED): (WriterState.CLOSED, False),
-    (WriterState.OPEN, Kind.OPENED): (WriterState.OPEN, False),
-    (WriterState.OPEN, Kind.MESSAGE): (WriterState.OPEN, True),
-    (WriterState.OPEN, Kind.CLOSED): (WriterState.CLOSED, True),
-    (WriterState.CLOSED, Kind.OPENED): (WriterState.OPEN, True),
-    (WriterState.CLOSED, Kind.MESSAGE): (WriterState.CLOSED, False),
-    (WriterState.CLOSED, Kind.CLOSED): (WriterState.CLOSED, False),
+#: (state, step) to (next state, whether that is allowed).
+TRANSITIONS: dict[tuple[WriterState, Step], tuple[WriterState, bool]] = {
+    (WriterState.UNSEEN, Step.OPENED): (WriterState.OPEN, True),
+    (WriterState.UNSEEN, Step.MESSAGE): (WriterState.UNSEEN, False),
+    (WriterState.UNSEEN, Step.CLOSED): (WriterState.CLOSED, False),
+    (WriterState.OPEN, Step.OPENED): (WriterState.OPEN, False),
+    (WriterState.OPEN, Step.MESSAGE): (WriterState.OPEN, True),
+    (WriterState.OPEN, Step.CLOSED): (WriterState.CLOSED, True),
+    (WriterState.CLOSED, Step.OPENED): (WriterState.OPEN, True),
+    (WriterState.CLOSED, Step.MESSAGE): (WriterState.CLOSED, False),
+    (WriterState.CLOSED, Step.CLOSED): (WriterState.CLOSED, False),
 }
 
 
@@ -77,7 +91,7 @@ class Writer:
 
     Attributes:
         name: its id; None for the anonymous writer.
-        openings: contexts it has opened; of the anonymous writer, those not closed yet.
+        openings: of the anonymous writer, contexts that are not closed yet.
         pid: its process, if it said so.
         heard_at: when anything came from it last, by the clock of
             :meth:`SessionState.begin`; not kept for the anonymous writer.
@@ -102,6 +116,8 @@ class SessionState:
 
     Attributes:
         contexts: how often a context was opened, by whomever.
+        dropped: log and stream records that writers said they had to drop.
+        unfollowed: messages of writers beyond :data:`MAX_WRITERS`.
         duplicates: lines that came a second time, byte for byte.
         touched: writers that opened, closed or sent a heartbeat since this was cleared.
     """
@@ -110,12 +126,17 @@ class SessionState:
     missing: int = 0
     duplicates: int = 0
     contexts: int = 0
+    dropped: int = 0
+    unfollowed: int = 0
     exception: PipesException | None = None
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
     touched: set[str | None] = field(default_factory=set)
     _now: float = 0.0
     _writers: dict[str | None, Writer] = field(default_factory=dict)
+    # Of these, the open ones, and the names of the closed ones in the order of that.
+    _open: dict[str | None, Writer] = field(default_factory=dict)
+    _closed: dict[str | None, None] = field(default_factory=dict)
     # The writer of the last message, since nearly always it is the writer of the next one.
     _current: Writer = field(default_factory=lambda: Writer(None))
 
@@ -125,16 +146,13 @@ class SessionState:
     @property
     def opened(self) -> bool:
         """Whether any writer has opened."""
-        return any(writer.openings for writer in self._writers.values())
+        return self.contexts > 0
 
     @property
     def open_writers(self) -> int:
         """How many openings have not been closed yet."""
-        return sum(
-            writer.openings if writer.name is None else writer.state is WriterState.OPEN
-            for writer in self._writers.values()
-            if writer.state is WriterState.OPEN
-        )
+        anonymous = self._open.get(None)
+        return len(self._open) + (0 if anonymous is None else anonymous.openings - 1)
 
     @property
     def closed(self) -> bool:
@@ -144,20 +162,15 @@ class SessionState:
     @property
     def unclosed(self) -> list[Writer]:
         """The writers that are open."""
-        return [w for w in self._writers.values() if w.state is WriterState.OPEN]
+        return list(self._open.values())
 
     @property
     def is_numbered(self) -> bool:
         """Whether a writer of ours has come, and so messages with numbers."""
         return len(self._writers) > 1
 
-    @property
-    def dropped(self) -> int:
-        """Log and stream records that writers said they had to drop."""
-        return sum(writer.dropped for writer in self._writers.values())
-
     def get(self, writer: str | None) -> Writer | None:
-        """What is known of ``writer``, if it has come."""
+        """What is known of ``writer``, if it has come and is followed."""
         return self._writers.get(writer)
 
     def has_closed(self, writer: str | None) -> bool:
@@ -175,32 +188,33 @@ class SessionState:
     def message(self, writer: str | None) -> bool:
         """An ordinary message of ``writer`` came; return whether that writer is open."""
         found = self._find(writer)
-        self._advance(found, Kind.MESSAGE)
+        self._advance(found, Step.MESSAGE)
         return found.state is WriterState.OPEN
 
     def open(self, writer: str | None, pid: int | None = None) -> None:
         """``opened`` came, from process ``pid`` if it said so."""
         found = self._find(writer)
-        found.pid = pid
         self.contexts += 1
-        self.touched.add(writer)
-        if writer is None and found.state is WriterState.OPEN:
-            found.openings += 1
-            return
-        self._advance(found, Kind.OPENED)
-        # An anonymous writer counts the openings that are not closed, to find the last.
-        found.openings = 1 if writer is None else found.openings + 1
+        self.touched.add(found.name)
+        if found.name is None:
+            if found.state is WriterState.OPEN:
+                found.openings += 1
+                return
+            found.openings = 1
+        else:
+            found.pid = pid
+        self._advance(found, Step.OPENED)
 
     def close(self, writer: str | None, exception: PipesException | None) -> None:
         """``closed`` came. The first exception of a session is the one that is kept."""
         found = self._find(writer)
-        self.touched.add(writer)
+        self.touched.add(found.name)
         if exception is not None and self.exception is None:
             self.exception = exception
-        if writer is None and found.state is WriterState.OPEN and found.openings > 1:
+        if found.name is None and found.state is WriterState.OPEN and found.openings > 1:
             found.openings -= 1
             return
-        self._advance(found, Kind.CLOSED)
+        self._advance(found, Step.CLOSED)
 
     def beat(self, writer: str, pid: int, interval: float, lag: float | None) -> None:
         """A heartbeat of ``writer`` came.
@@ -209,6 +223,8 @@ class SessionState:
             TransitionError: it is not open.
         """
         found = self._writers.get(writer)
+        if found is None and self._is_full:
+            return  # of one that is not followed
         if found is None or found.state is not WriterState.OPEN:
             state = WriterState.UNSEEN if found is None else found.state
             raise TransitionError(
@@ -227,6 +243,9 @@ class SessionState:
         current = self._current
         if current.name != writer:
             current = self._find(writer)
+            if current.name is None:
+                self.unfollowed += 1
+                return None
         expected = current.last_sequence + 1
         if sequence == expected:
             current.last_sequence = sequence
@@ -243,23 +262,49 @@ class SessionState:
     def drop(self, writer: str, total: int) -> None:
         """``writer`` says that it has dropped ``total`` records so far."""
         found = self._find(writer)
-        found.dropped = max(found.dropped, total)
+        if found.name is not None and total > found.dropped:
+            self.dropped += total - found.dropped
+            found.dropped = total
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether who comes now is not followed; for good, or it would be later, as a new one."""
+        return self.unfollowed > 0 or len(self._writers) - len(self._closed) > MAX_WRITERS
 
     def _find(self, writer: str | None) -> Writer:
         found = self._writers.get(writer)
         if found is None:
-            found = self._writers[writer] = Writer(writer)
+            if self._is_full:
+                found = self._writers[None]
+            else:
+                found = self._writers[writer] = Writer(writer)
         found.heard_at = self._now
         self._current = found
         return found
 
-    def _advance(self, writer: Writer, kind: Kind) -> None:
+    def _advance(self, writer: Writer, step: Step) -> None:
         before = writer.state
-        writer.state, allowed = TRANSITIONS[before, kind]
+        writer.state, allowed = TRANSITIONS[before, step]
+        if writer.state is not before:
+            self._sort(writer, before)
         if allowed:
             return
         self.violation_count += 1
         if len(self.violations) < MAX_VIOLATIONS:
             who = "the script" if writer.name is None else f"writer {writer.name}"
-            what = "a message" if kind is Kind.MESSAGE else f"'{kind.value}'"
+            what = "a message" if step is Step.MESSAGE else f"'{step.value}'"
             self.violations.append(f"{what} came from {who} while its context was {before.value}")
+
+    def _sort(self, writer: Writer, before: WriterState) -> None:
+        """Put a writer, whose state has changed, to its like."""
+        if before is WriterState.OPEN:
+            del self._open[writer.name]
+        elif before is WriterState.CLOSED:
+            self._closed.pop(writer.name, None)
+        if writer.state is WriterState.OPEN:
+            self._open[writer.name] = writer
+        elif writer.name is not None:  # the anonymous one is never forgotten
+            self._closed[writer.name] = None
+            if len(self._closed) > MAX_CLOSED:
+                oldest = next(iter(self._closed))
+                del self._closed[oldest], self._writers[oldest]

@@ -5,7 +5,9 @@ The system's answer is made up: to have such a process for real takes a second u
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 from collections.abc import Generator
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 
 from asyncpipes import CustomMessageEvent, PipesError, PipesSession, open_pipes_session
 from asyncpipes.host import process as processes
-from tests.support_host import group_members, raw_child, until
+from tests.host.test_liveness import OURS
+from tests.support import run_script
+from tests.support_host import asyncio_timeout, group_members, raw_child, until
 
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.1, "strict": False}
 #: Leaves a member of its group behind, and tells its pid.
@@ -97,6 +101,88 @@ async def test_what_could_not_be_ended_is_named(
         f"processes of its group could not be ended: {members[0]}; they run as another user, or"
         " hang in the kernel",
     )
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_process_that_cannot_be_ended_is_named_and_left(
+    any_loop: None, denial: Denial, ours: bool
+) -> None:
+    body = OURS + "opens()" if ours else "opened()"
+    session = open_pipes_session(heartbeat=None, **QUICK)
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ZeroDivisionError):
+        async with session:
+            process = await session.launch(raw_child(f"{body}\nwhile True: signal.pause()"))
+            # Who waits for it, be it for ever, is ended by this, 20 s from now.
+            watchdog = loop.call_later(20, os.kill, process.pid, signal.SIGKILL)
+            await until(lambda: session.health.state == "open", "it opens")
+            denial.is_on = True
+            raise ZeroDivisionError
+    watchdog.cancel()
+    assert process.returncode is None
+    os.kill(process.pid, signal.SIGKILL)
+    outcome = session.outcome
+    assert (outcome.exit_code, outcome.signal, outcome.closed) == (None, None, False)
+    assert outcome.reasons == (
+        "the host's block raised ZeroDivisionError",
+        "the script never closed its context: it crashed, or left it open",
+        f"processes of its group could not be ended: {process.pid}; they run as another user, or"
+        " hang in the kernel",
+    )
+    assert [writer.status for writer in session.health.writers] == ["alive"]
+    async with asyncio_timeout(20):
+        assert await process.wait() == -signal.SIGKILL
+    assert not os.path.exists(f"/proc/{process.pid}"), "it has been reaped"
+
+
+LEFT = """
+import asyncio, gc, os, signal, sys, threading, time
+from asyncpipes import open_pipes_session
+
+killpg = os.killpg
+
+def denied(group, number):
+    killpg(group, 0)
+    if number:
+        raise PermissionError(1, "Operation not permitted")
+
+os.killpg = denied
+pids = []
+
+async def session(timeout):
+    async with open_pipes_session(strict=False, drain_timeout=0.1, grace=0.1) as session:
+        program = "import signal\\nwhile True: signal.pause()"
+        process = await session.launch([sys.executable, "-S", "-c", program])
+        pids.append(process.pid)
+        await session.wait_drained(timeout)
+
+async def main():
+    if sys.argv[1] == "ended":
+        await session(0.1)
+    else:
+        task = asyncio.ensure_future(session(None))
+        while not pids:
+            await asyncio.sleep(0.01)
+
+asyncio.run(main())
+gc.collect()
+os.kill(pids[0], signal.SIGKILL)
+while os.path.exists(f"/proc/{pids[0]}"):
+    time.sleep(0.01)
+for thread in threading.enumerate():
+    if thread.name.startswith("asyncpipes left"):
+        thread.join()
+gc.collect()
+print("reaped")
+"""
+
+
+@pytest.mark.parametrize("when", ["ended", "shut down"])
+def test_what_is_left_is_reaped_when_its_loop_is_closed(when: str) -> None:
+    # Not for uvloop, which says at its end that it leaves a process, and is right.
+    done = run_script(LEFT, {}, when)
+    assert (done.stdout, done.returncode) == ("reaped\n", 0), done.stderr
+    assert not re.search("Warning|ignored|destroyed|Traceback", done.stderr), done.stderr
 
 
 async def test_a_signal_that_reached_nobody_is_told(any_loop: None, denial: Denial) -> None:

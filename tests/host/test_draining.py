@@ -122,21 +122,59 @@ async def test_who_writes_on_when_all_have_closed_has_drain_timeout(any_loop: No
     assert len(channel.reads) == 2
 
 
-async def test_a_real_writer_that_is_faster_than_the_reader(tmp_path: Path) -> None:
-    """A member of the group that has not closed, and writes as fast as the file takes it."""
-    limit = tmp_path / "limit"
+class Behind(FileChannel):
+    """Lets a writer begin at the first look, and at each later one waits for it to be ahead.
+
+    Which makes it the faster one, whoever of the two the machine lets run.
+    """
+
+    def __init__(self, go: Gate, ahead: int) -> None:
+        super().__init__()
+        self._go = go
+        self._ahead = ahead
+
+    async def open_reader(self) -> ChannelReader:
+        reader = await super().open_reader()
+        backlog = reader.backlog
+        looks = 0
+
+        async def backlog_of_a_slow_reader() -> int | None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                await self._go.open()
+                return await backlog()
+            while (left := await backlog()) is None or left < self._ahead:
+                await asyncio.sleep(0.005)
+            return left
+
+        reader.backlog = backlog_of_a_slow_reader  # type: ignore[method-assign]  # the fault
+        return reader
+
+
+async def test_a_real_writer_that_is_faster_than_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member of the group that has not closed, and writes more than is read in the end."""
+    monkeypatch.setattr(runner_module, "_LAST_BYTES", 1024 * 1024)
+    go, limit = Gate(tmp_path, "go"), tmp_path / "limit"
     body = f"""
         opened()
         if os.fork():
             os._exit(0)
         os.closerange(0, 3)
+        wait_for({go.path!r})
         lines = message("log", message="more", level="INFO") * 10_000
-        while not os.path.exists({str(limit)!r}):
+        # It never comes to the bound: the reader has no time for a tenth of that.
+        while not os.path.exists({str(limit)!r}) and os.fstat(FD).st_size < 256 * 1024 * 1024:
             raw(lines)
+            time.sleep(0.002)
     """
     async with (
         asyncio_timeout(60),
-        open_pipes_session(strict=False, collect="none", drain_timeout=0.1) as session,
+        open_pipes_session(
+            channel=Behind(go, 4 * 1024 * 1024), strict=False, collect="none", drain_timeout=0.1
+        ) as session,
     ):
         process = await session.launch(raw_child(body))
     limit.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from typing import Any
 import pytest
 
 from asyncpipes import (
+    Event,
     ExternalError,
     IncompleteError,
     MalformedEvent,
+    Outcome,
     OutcomeError,
     ProcessFailedError,
     open_pipes_session,
     run,
 )
-from tests.support_host import Gate, raw_child, script
+from asyncpipes.host import runner
+from tests.support_host import Gate, asyncio_timeout, raw_child, script
 
 
 @dataclass
@@ -151,6 +155,85 @@ async def test_malformed_lines_are_events_and_the_next_messages_arrive() -> None
     first = result.events[1]
     assert isinstance(first, MalformedEvent)
     assert first.raw == b"{"
+
+
+HOSTILE = """
+    def hostile(method, writer, **extension):
+        line = json.loads(message(method))
+        raw(json.dumps({**line, "writer": writer, "sent_at": 1.5, **extension}).encode() + b"\\n")
+
+    for name in "ab":
+        hostile("opened", name, seq=1)
+        hostile("closed", name, **{"seq": 2, KEY: int("9" * 4300)})
+"""
+
+
+@pytest.mark.parametrize("key", ["seq", "dropped"])
+@pytest.mark.parametrize("strict", [True, False])
+async def test_numbers_that_nobody_can_print_are_malformed(key: str, strict: bool) -> None:
+    session = open_pipes_session(strict=strict, drain_timeout=0.0)
+    try:
+        async with session:
+            await session.launch(raw_child(textwrap.dedent(HOSTILE).replace("KEY", repr(key))))
+    except IncompleteError as error:
+        assert strict
+        assert error.result is session.result
+    assert session.outcome.malformed == 2
+    assert (session.outcome.missing, session.outcome.dropped) == (0, 0)
+    assert "2 lines could not be read as messages" in session.outcome.reasons
+
+
+async def test_there_is_an_outcome_even_if_none_can_be_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failure = ArithmeticError("no")
+
+    def judge(*arguments: Any, **options: Any) -> Outcome:
+        raise failure
+
+    monkeypatch.setattr(runner, "judge", judge)
+    with pytest.raises(IncompleteError) as info:
+        await run(raw_child("opened(); custom(1); closed()"))
+    result = info.value.result
+    assert result.outcome.reasons == (
+        "the session failed when it was to say how it ended: ArithmeticError('no')",
+    )
+    assert [event.payload for event in result.custom_messages] == [1]
+    assert info.value.__cause__ is failure
+
+
+async def test_who_waits_is_released_even_if_there_is_no_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Shutdown(BaseException):
+        pass
+
+    async def read(self: Any) -> None:
+        raise RuntimeError("so that nothing else releases them")
+
+    def conclude(self: Any) -> None:
+        raise Shutdown
+
+    monkeypatch.setattr(runner.SessionRunner, "_read", read)
+    monkeypatch.setattr(runner.SessionRunner, "_conclude", conclude)
+    with pytest.raises(Shutdown):
+        async with open_pipes_session() as session, asyncio_timeout(20):
+            assert await session.wait_drained()
+
+
+async def test_a_subscriber_whose_exception_cannot_be_shown_is_named_all_the_same() -> None:
+    class HiddenError(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("not for you")
+
+    def fail(event: Event) -> None:
+        raise HiddenError
+
+    result = await run(
+        raw_child("opened(); closed(); sys.exit(3)"), subscribers=[fail], strict=False
+    )
+    assert result.outcome.exit_code == 3
+    assert result.outcome.reasons[-1].endswith(" raised HiddenError")
 
 
 async def test_processes_of_the_group_that_outlive_the_script_are_named(tmp_path: Path) -> None:

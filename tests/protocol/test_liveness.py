@@ -289,6 +289,33 @@ def test_the_next_look_is_when_somebody_could_have_gone_silent() -> None:
     assert session.liveness.next_look() == start + 31
 
 
+def test_the_next_look_for_some_writers() -> None:
+    session = Session()
+    start = session.now
+    session.opens("a")
+    session.pass_time(5)
+    session.opens("b")
+    session.opens("c")
+    session.closes("c")
+    assert session.liveness.next_look(["b"]) == start + 30
+    assert session.liveness.next_look(["b", "a"]) == start + 25
+    assert session.liveness.next_look(["c", "absent", None]) is None
+
+
+def test_those_are_concerned_who_may_have_changed() -> None:
+    session = Session()
+    session.opens("a")
+    session.opens("b")
+    assert session.liveness.concerned == set()
+    session.pass_time(25)
+    session.reader.receive_data(session.numbered(encode_custom_head(1), "b"), WALL, session.now)
+    assert session.statuses() == ["silent"]
+    # A message that is no heartbeat may end it, and none other is there to be judged.
+    assert session.liveness.concerned == {"a"}
+    session.reader.receive_data(encode_heartbeat("b", 10.0, 0.0, 7, WALL), WALL, session.now)
+    assert session.liveness.concerned == {"a", "b"}
+
+
 def test_who_is_silent_is_asked_about_again_if_anybody_can_tell() -> None:
     session = Session()
     session.opens("a")

@@ -82,6 +82,11 @@ CHANGES: list[tuple[Callable[[SessionState], object], str]] = [
     (add(malformed=2), "2 lines could not be read as messages"),
     (add(missing=1), "1 message never arrived"),
     (add(missing=3), "3 messages never arrived"),
+    (
+        add(unfollowed=1),
+        "over 4096 writers were open at once: 1 message of others came, and nobody",
+    ),
+    (add(unfollowed=2), "over 4096 writers were open at once: 2 messages of others came"),
     (lambda state: state.drop("w", 1), "the script dropped 1 log or stream record"),
     (lambda state: state.drop("w", 7), "the script dropped 7 log or stream records"),
     (lambda state: state.message("w"), "a message came from writer w while its context was closed"),

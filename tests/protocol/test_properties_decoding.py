@@ -33,6 +33,7 @@ from asyncpipes.protocol.messages import (
     encode_log_head,
     extension_tail,
 )
+from asyncpipes.protocol.outcome import judge
 from asyncpipes.protocol.reading import SessionReader
 from tests.protocol.strategies import (
     as_received,
@@ -79,7 +80,30 @@ def message(method: str, *, extended: bool = False) -> dict[str, Any]:
     return copy
 
 
+def message_of(method: str, **changes: Any) -> bytes:
+    """A message with the extension, changed, as a line without its newline."""
+    return codec.dumps({**message(method, extended=True), **changes}, where="test")
+
+
 messages = st.builds(message, st.sampled_from(sorted(PARAMS)), extended=st.booleans())
+
+
+#: What a hostile script may put in the place of a number, sums of which must still be printed.
+huge = st.integers(1, 4300).map(lambda digits: 10**digits - 1) | st.sampled_from(
+    [2**63 - 1, 2**63, 2**64, -(2**63), 1e308, 0]
+)
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> bytes:
+    """A message of one of several writers, with any numbers where the extension has some."""
+    found = message(draw(st.sampled_from(sorted(PARAMS))), extended=True)
+    found["writer"] = draw(st.sampled_from(["w", "v", "u", "x" * 100]))
+    for key in draw(st.sets(st.sampled_from(["seq", "dropped", "pid", "sent_at"]))):
+        found[key] = draw(huge)
+    if draw(st.booleans()) and "pid" in found["params"]:
+        found["params"] = dict.fromkeys(found["params"], draw(huge))
+    return codec.dumps(found, where="test")
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -157,6 +181,9 @@ def read(stream: bytes, pieces: list[bytes]) -> tuple[SessionReader, list[Event]
         assert len(event.raw) <= RAW_LIMIT
         assert event.position is not None
         assert stream[event.position :].startswith(event.raw)
+    outcome = judge(reader.state)  # whatever came, it can be said how it ended
+    assert all(len(reason) < 400 for reason in outcome.reasons)
+    assert outcome.ok <= (not malformed and not gaps)
     return reader, events
 
 
@@ -185,6 +212,20 @@ def test_any_bytes(data: st.DataObject, stream: bytes) -> None:
 def test_any_json(value: Any) -> None:
     [event] = reads_on(codec.dumps(value, where="test"))
     assert isinstance(event, MalformedEvent)
+
+
+@given(st.lists(hostile(), min_size=1, max_size=12))
+@example([message_of("closed", writer=w, seq=10**4300 - 1) for w in "ab"])
+@example([message_of("opened", writer=w, dropped=10**4300 - 1) for w in "ab"])
+def test_any_numbers_of_several_writers(lines: list[bytes]) -> None:
+    stream = b"\n".join(lines)
+    reader, _ = read(stream, [stream])
+    state = reader.state
+    assert 0 <= state.missing < len(lines) * 2**63
+    assert 0 <= state.dropped < len(lines) * 2**63
+    for writer in state.unclosed:
+        assert len(writer.name or "") <= 64
+        assert (writer.pid or 0) < 2**63
 
 
 @given(mutants())

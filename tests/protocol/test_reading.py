@@ -285,6 +285,30 @@ MALFORMED: list[tuple[bytes, str]] = [
         message("closed", {}, writer="w", seq=1, sent_at=1.5, dropped="x"),
         "'dropped' must be a positive integer",
     ),
+    (
+        message("closed", {}, writer="w", seq=2**63, sent_at=1.5),
+        "'seq' must be a positive integer of at most 63 bits, got 9223372036854775808",
+    ),
+    (
+        message("closed", {}, writer="w", seq=1, sent_at=1.5, dropped=10**4000),
+        "'dropped' must be a positive integer of at most 63 bits, got 1000000",
+    ),
+    (
+        message("opened", {}, writer="w", seq=1, sent_at=1.5, pid=2**63),
+        "'pid' must be a positive integer of at most 63 bits",
+    ),
+    (
+        message("closed", {}, writer="w", seq=1, sent_at=float("nan")),
+        "'sent_at' must be a finite number, got nan",
+    ),
+    (
+        message("closed", {}, writer="w", seq=1, sent_at=float("-inf")),
+        "'sent_at' must be a finite number, got -inf",
+    ),
+    (
+        message("closed", {}, writer="w" * 65, seq=1, sent_at=1.5),
+        "'writer' must have 64 characters at most, got 65",
+    ),
     (b"[" * 100_000 + b"\n", ""),
 ]
 
@@ -613,19 +637,23 @@ def beat(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (beat(interval=0), "'interval' must be a positive number, got 0"),
-        (beat(interval=-1.5), "'interval' must be a positive number"),
-        (beat(interval=10**400), "'interval' must be a positive number"),
-        (beat(interval=True), "'interval' must be a positive number, got True"),
-        (beat(interval=...), "'interval' must be a positive number, got None"),
+        (beat(interval=0), "'interval' must be a number from 0.01 to 86400, got 0"),
+        (beat(interval=-1.5), "'interval' must be a number from 0.01 to 86400"),
+        (beat(interval=1e-300), "'interval' must be a number from 0.01 to 86400"),
+        (beat(interval=10**400), "'interval' must be a number from 0.01 to 86400"),
+        (beat(interval=True), "'interval' must be a number from 0.01 to 86400, got True"),
+        (beat(interval=...), "'interval' must be a number from 0.01 to 86400, got None"),
         (beat(lag=-0.5), "'lag' must be a number from 0 or null"),
         (beat(lag="1"), "'lag' must be a number from 0 or null, got '1'"),
         (beat(lag=float("inf")), "'lag' must be a number from 0 or null"),
         (beat(pid=0), "'pid' must be a positive integer, got 0"),
         (beat(pid=...), "'pid' must be a positive integer, got None"),
+        (beat(pid=2**63), "'pid' must be a positive integer of at most 63 bits"),
         (beat(more=1), "unknown parameter 'more'"),
         (beat(params=[]), "'params' must be an object, got an array"),
         (beat(sent_at="now"), "'sent_at' must be a number, got a string"),
+        (beat(sent_at=float("inf")), "'sent_at' must be a finite number, got inf"),
+        (beat(writer="v" * 65), "'writer' must have 64 characters at most, got 65"),
         (beat(__dagster_pipes_version="0.2"), "protocol version '0.2'"),
         (beat(seq=3), "unknown method 'asyncpipes.heartbeat'"),
         (beat(writer=...), "unknown method 'asyncpipes.heartbeat'"),
@@ -684,3 +712,23 @@ def test_when_each_writer_was_heard() -> None:
     repeated = b(custom)
     read_at(6.0, repeated)
     assert read_at(7.0, repeated) == {"a": 5.0, "b": 7.0}
+
+
+def test_the_largest_numbers_and_the_longest_id_are_taken() -> None:
+    most = 2**63 - 1
+    name = "w" * 64
+    data = message("opened", {}, writer=name, seq=1, sent_at=-1e308, pid=most)
+    data += message("closed", {}, writer=name, seq=most, sent_at=1e308, dropped=most)
+    events, reader = read(data)
+    assert [type(event) for event in events] == [OpenedEvent, GapEvent, ClosedEvent]
+    assert (reader.state.missing, reader.state.dropped) == (most - 2, most)
+
+
+def test_of_ids_that_are_too_long_nothing_is_kept() -> None:
+    reader = SessionReader()
+    for number in range(3):
+        line = message("opened", {}, writer=f"{number}" + "x" * 100_000, seq=1, sent_at=1.5)
+        events, _ = reader.receive_data(line + line, NOW)
+        assert [type(event) for event in events] == [MalformedEvent] * 2
+    assert not reader.state.is_numbered  # which it is once any writer is known
+    assert (reader.state.contexts, reader.state.touched) == (0, set())

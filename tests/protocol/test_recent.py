@@ -202,6 +202,21 @@ def test_a_duplicate_among_many_writers() -> None:
     assert (reader.state.duplicates, reader.state.malformed) == (20, 0)
 
 
+def test_the_last_line_of_a_writer_may_come_again_however_many_have_closed_since() -> None:
+    """As many as can, before it is too long ago."""
+    data = bytearray()
+    lasts: list[bytes] = []
+    while len(data) < RECENT_BYTES - 1000:
+        name = f"{len(lasts):012}"
+        data += encode_head("opened", {"extras": {}}) + extension_tail(name, 1, NOW)
+        lasts.append(encode_head("closed", {}) + extension_tail(name, 2, NOW))
+        data += lasts[-1]
+    events, reader = read(bytes(data) + lasts[0] + lasts[-1])
+    assert len(events) == 2 * len(lasts)
+    assert (reader.state.duplicates, reader.state.malformed, reader.state.missing) == (2, 0, 0)
+    assert judge(reader.state, exit_code=0).ok
+
+
 class CountingLines(RecentLines):
     """Counts the bytes that are looked through."""
 
