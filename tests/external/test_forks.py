@@ -79,6 +79,7 @@ def around_half_line(lines: bytes) -> tuple[list[dict[str, Any]], list[dict[str,
     whole = lines.splitlines(keepends=True)
     broken = [number for number, line in enumerate(whole) if not is_json(line)]
     assert len(broken) <= 1, [whole[number] for number in broken]
+    assert len(whole) - 1 not in broken, whole[-1][-100:]
     at = broken[0] if broken else len(whole)
     return parsed(b"".join(whole[:at])), parsed(b"".join(whole[at + 1 :]))
 
