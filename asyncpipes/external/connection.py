@@ -29,7 +29,15 @@ from .reporting import STREAMS, Reporter
 from .stderr import complain
 from .stdio import StreamCapture
 from .stock import make_writer, register_stock
-from .waiting import block, cancel_again, in_own_thread, in_thread, loop_future, uncancelled
+from .waiting import (
+    block,
+    cancel_again,
+    in_own_thread,
+    in_thread,
+    loop_future,
+    nothing,
+    uncancelled,
+)
 
 Inactive = Literal["warn", "error", "console"]
 
@@ -397,6 +405,17 @@ class PipesContext(Reporter):
             self._end_now(None)
         else:
             self._end_now(SystemExit(128 + signal.SIGTERM))
+
+    def end_with_thread(self) -> None:
+        """The thread ends that forked this process, which its other threads would keep alive.
+
+        A context that it has opened and never left sends no ``closed``, as where the
+        interpreter ends.
+        """
+        self._closed = True  # a thread that is still there would make ours begin anew
+        self.drain_at_exit()
+        if self._outbox is not None and not self._outbox.is_closing and not self._is_fork:
+            self._outbox.close(b"", nothing)
 
     def _end_now(self, error: BaseException | None) -> None:
         link = self._link

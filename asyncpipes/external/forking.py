@@ -5,10 +5,12 @@
     parent ──os.fork()──▶ child: lifecycle.after_fork() ─▶ PipesContext.follow_fork()
                                  ─▶ ChannelWriter.in_fork(): the descriptor is the parent's no more
            first report ─▶ opens the channel as a writer of its own: ``opened``, numbers from 1
-           end of the ``with``, of a multiprocessing worker, of the interpreter, or SIGTERM
+           end of the ``with``, of a multiprocessing worker, of the interpreter, of the
+           thread that forked, or SIGTERM
                         ─▶ ``closed``
 
-A pool ends its workers by SIGTERM, so that is an end as any other. See :class:`ForkGuard`.
+A pool ends its workers by SIGTERM, so that is an end as any other. See :class:`ForkGuard`,
+which looks after the threads that fork, too.
 
 A process that ends by ``os._exit`` or is killed sends no ``closed``, and the outcome says
 that its writer never closed: nobody can know whether it had more to say.
@@ -31,6 +33,7 @@ from typing import Any, TypeVar
 from ..channels.base import ChannelWriter, Guarantees
 from ..errors import ChannelError
 from .stderr import complain
+from .waiting import in_own_thread, nothing
 
 #: multiprocessing runs the finalizers of a worker by descending priority: this comes
 #: after those of the user's, which may report.
@@ -45,9 +48,11 @@ def writer_in_fork(writer: ChannelWriter) -> ChannelWriter:
         return writer.in_fork()
     except ChannelError as error:
         return _NoWriter(error)
-    except OSError as error:
-        what = f"the channel cannot be used from this forked process: {error}"
-        return _NoWriter(ChannelError(what))
+    except Exception as error:  # a user's own writer may raise anything
+        what = f"the channel cannot be used from this forked process: {error!r}"
+        fault = ChannelError(what)
+        fault.__cause__ = error
+        return _NoWriter(fault)
 
 
 class _NoWriter(ChannelWriter):
@@ -123,8 +128,36 @@ class _Descriptor:
             pass  # it is closed
 
 
+class _Farewell:
+    """Kept in a thread's local data and nowhere else, it calls when that thread ends.
+
+    In that thread, as the last of Python that runs there, and in any kind of thread: those
+    that Python has not started can hardly be joined. Not in a process that is forked
+    meanwhile, where this data goes because its thread is not there.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():
+            self._call()
+
+
+def _threads_to_wait_for() -> list[threading.Thread]:
+    """Those that an interpreter waits for before its exit hooks."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.is_alive() and not thread.daemon and thread is not threading.main_thread()
+    ]
+
+
 class ForkGuard:
-    """SIGTERM in a forked process: end its writers, then die of SIGTERM.
+    """How a forked process ends: by SIGTERM, or with the thread that forked it.
+
+    **SIGTERM** in a forked process: end its writers, then die of SIGTERM.
 
     Only where the parent's contexts looked after SIGTERM, and from the first report on, if
     that is made in the main thread: a fork that never reports has the default action.
@@ -138,39 +171,63 @@ class ForkGuard:
     And a fork forgets what signals have come for a handler before it runs Python code: one
     that is ended before it has begun would live on as well. So SIGTERM is held back while
     the process forks, and comes when the default action is in force.
+
+    **A fork that another thread than the main one makes** has that thread for its main one.
+    Where that returns, raises or calls ``sys.exit``, it ends as threads do: the interpreter
+    does not, there are no exit hooks, and daemon threads go on. The system ends the process
+    with its last thread, with exit code 0. So ours must end then, or none of this would
+    come to its end; the writers are closed first, once the threads have ended that an
+    interpreter would wait for.
     """
 
     def __init__(self) -> None:
-        self._held_back = threading.local()
+        self._local = threading.local()  # of threads that fork
+        self._ends_with_thread = False
         self._close: Callable[[], None] | None = None
+        self._close_with_thread: Callable[[], None] = nothing
         self._pipe: tuple[_Descriptor, _Descriptor] | None = None
         self._begun = False
 
     def hold_back(self) -> None:
         """This thread is about to fork."""
+        self._local.is_other = threading.main_thread().ident != threading.get_ident()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        self._held_back.value = signal.SIGTERM not in before
+        self._local.has_held_back = signal.SIGTERM not in before
 
     def let_go(self) -> None:
         """It has forked, here and in the new process."""
-        if getattr(self._held_back, "value", False):
-            self._held_back.value = False
+        if getattr(self._local, "has_held_back", False):
+            self._local.has_held_back = False
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
-    def enter(self, *, was_guarded: bool, close: Callable[[], None]) -> None:
-        """This process has just been forked; ``close`` ends its writers."""
+    def enter(
+        self,
+        *,
+        was_guarded: bool,
+        close: Callable[[], None],
+        close_with_thread: Callable[[], None],
+    ) -> None:
+        """This process has just been forked.
+
+        Args:
+            was_guarded: whether its parent's contexts look after SIGTERM.
+            close: ends its writers, since SIGTERM has come.
+            close_with_thread: ends them and their threads, since the thread that forked ends.
+        """
         was_guarded |= signal.getsignal(signal.SIGTERM) == self._handle
         if was_guarded:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:  # of a fork that has forked: a signal here is none there
-            descriptor = signal.set_wakeup_fd(-1)
-            if descriptor != pipe[1].number:
-                signal.set_wakeup_fd(descriptor)  # of somebody who came later
-            for end in pipe:
-                end.close()
+        # Of a fork that has forked: a signal here is none there, and its thread is not here.
+        read_end = self._stop_watching()
+        if read_end is not None:
+            read_end.close()
         self._begun = False
         self._close = close if was_guarded else None
+        self._close_with_thread = close_with_thread
+        # The main thread of such a fork is none for the interpreter in its own forks either.
+        self._ends_with_thread |= getattr(self._local, "is_other", False)
+        if self._ends_with_thread:
+            self._local.farewell = _Farewell(self._thread_ends)
 
     def begin(self) -> None:
         """The fork reports for the first time."""
@@ -193,12 +250,30 @@ class ForkGuard:
         self._pipe = (_Descriptor(ends[0]), _Descriptor(ends[1]))
         os.set_blocking(ends[1], False)
         thread = threading.Thread(
-            target=self._watch, args=(ends[0],), name="asyncpipes-sigterm", daemon=True
+            target=self._watch, args=self._pipe[:1], name="asyncpipes-sigterm", daemon=True
         )
         thread.start()
         signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
 
-    def _watch(self, read_end: int) -> None:
+    def _stop_watching(self) -> _Descriptor | None:
+        """End the thread that reads the pipe; returns the end that it closes then."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return None
+        read_end, write_end = pipe
+        descriptor = signal.set_wakeup_fd(-1)
+        if descriptor != write_end.number:
+            signal.set_wakeup_fd(descriptor)  # of somebody who came later
+        write_end.close()
+        return read_end
+
+    def _watch(self, read_end: _Descriptor) -> None:
+        try:
+            self._read(read_end.number)
+        finally:
+            read_end.close()
+
+    def _read(self, read_end: int) -> None:
         pause = threading.Event()
         while numbers := os.read(read_end, 4096):
             if signal.SIGTERM not in numbers:
@@ -220,6 +295,26 @@ class ForkGuard:
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _thread_ends(self) -> None:
+        try:
+            if not _threads_to_wait_for():
+                self._close_with_thread()
+                return
+        finally:
+            self._stop_handling()  # from here on, nobody would run the handler
+        # Not here: one of them may be waiting for this one's end.
+        in_own_thread(self._close_after_others)(nothing)
+
+    def _stop_handling(self) -> None:
+        if signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._stop_watching()
+
+    def _close_after_others(self) -> None:
+        while threads := _threads_to_wait_for():
+            threads[0].join()
+        self._close_with_thread()
 
 
 guard = ForkGuard()

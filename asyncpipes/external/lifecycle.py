@@ -116,7 +116,11 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
     try:
-        forking.guard.enter(was_guarded=guard.leave_to_fork(), close=_end_by_signal)
+        forking.guard.enter(
+            was_guarded=guard.leave_to_fork(),
+            close=_end_by_signal,
+            close_with_thread=_end_with_thread,
+        )
         for context in _open_contexts.copy():
             context.follow_fork()
     finally:
@@ -126,6 +130,11 @@ def _after_fork() -> None:
 def _end_by_signal() -> None:
     for context in _open_contexts.copy():
         context.end_by_signal()
+
+
+def _end_with_thread() -> None:
+    for context in _open_contexts.copy():
+        context.end_with_thread()
 
 
 class Termination:

@@ -140,26 +140,55 @@ class Outbox:
         self._idle = opening is not None
         # Its put() is one step too, and more than one of them do no harm.
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
+        self._thread = self._new_thread()
+        # Reentrant too, with the thread that holds it: a handler may report from inside start().
         self._start_lock = threading.RLock()
+        self._starting = 0
+        self._is_used = False
+        self._is_tried = False  # _thread was told to start, which an exception may have ended
         self._is_started = False
         self._is_running = False
         #: What waits for room in this buffer.
         self.room = Room(self)
 
     def start(self) -> None:
-        """Start the thread, unless it has been; who is interrupted in here may try again."""
-        if self._is_started:
+        """Start the thread, unless it has been; who is interrupted in here may try again.
+
+        Called from inside itself, by a signal's handler, it does nothing: the new thread may
+        be waiting for a lock that this one holds, so the handler goes on as if there was none.
+        """
+        if not self._needs_start():
             return
-        self._on_first_use()
         with self._start_lock:
+            if not self._needs_start():
+                return
+            self._starting = get_ident()
             try:
-                # Another thread may have started it meanwhile, or a start that was interrupted.
-                if self._thread.ident is None:
-                    self._thread.start()
+                self._is_used = True
+                self._on_first_use()
+                self._start_thread()
             except RuntimeError as error:  # the system has no more, or the interpreter ends
                 complain(f"asyncpipes: {error}; what is reported waits until the context is left")
+            finally:
+                self._starting = 0
             self._is_started = True
+
+    def _needs_start(self) -> bool:
+        return not (self._is_started or self._is_running or self._starting == get_ident())
+
+    def _start_thread(self) -> None:
+        # One whose start was interrupted runs, or will, or never can: it cannot be started
+        # again, and whichever of them comes first is the outbox's.
+        if self._is_tried:
+            with self._write_lock:
+                if self._is_running:
+                    return
+                self._thread = self._new_thread()
+        self._is_tried = True
+        self._thread.start()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="asyncpipes-outbox", daemon=True)
 
     @property
     def failure(self) -> ChannelError | None:
@@ -184,7 +213,8 @@ class Outbox:
     @property
     def is_used(self) -> bool:
         """Whether anything was ever put into it."""
-        return self._is_started or len(self._lines) > self._prepared
+        # A line is there first; before the thread takes it out, start() has begun.
+        return self._is_used or len(self._lines) > self._prepared
 
     @property
     def is_over_limit(self) -> bool:
@@ -226,6 +256,8 @@ class Outbox:
         """
         self._lines.append((b"", 0.0, callback))
         self._rouse()
+        while self._starting == get_ident() and self._lines and self._write_batch() is None:
+            pass  # nobody else would write it
         if self._abandoned or self._closed:
             callback()
 
@@ -341,6 +373,8 @@ class Outbox:
             if self._is_running:
                 return  # a start that was interrupted, and made again
             self._is_running = True
+            if may_wait:
+                self._thread = threading.current_thread()
         retry = Retry()
         while True:
             fault = self._write_batch()

@@ -45,6 +45,10 @@ class Done:
         yield
 
 
+def nothing() -> None:
+    """A callback for what nobody waits for."""
+
+
 def block(subscribe: Subscribe, timeout: float | None = None) -> bool:
     """Block this thread until the callback comes; False if it did not in time."""
     # Not an Event: a signal's handler that waits for whoever calls back might have come

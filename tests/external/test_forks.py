@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,8 +28,8 @@ from tests.support import (
 )
 
 HEAD = """
-import asyncio, concurrent.futures, logging, multiprocessing, os, signal, sys, threading, time
-import warnings
+import _thread, asyncio, concurrent.futures, contextlib, logging, multiprocessing, os, signal
+import sys, threading, time, warnings
 from asyncpipes import PipesContext, open_pipes
 
 # Python 3.12 and later warn of every fork of a process that has threads.
@@ -52,9 +53,15 @@ Run = Callable[..., "Script"]
 class Script:
     """A script that has run: how it ended, and what is in its messages file."""
 
-    def __init__(self, done: subprocess.CompletedProcess[str], file: Path) -> None:
+    def __init__(
+        self, done: subprocess.CompletedProcess[str], file: Path, *, was_killed: bool
+    ) -> None:
         self.returncode, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr
-        self.messages = parsed(file.read_bytes())
+        lines = file.read_bytes()
+        before, self.after_half_line = (
+            around_half_line(lines) if was_killed else (parsed(lines), [])
+        )
+        self.messages = before + self.after_half_line
 
     def by_writer(self) -> list[list[dict[str, Any]]]:
         """The messages of each writer, the writers in the order of their first message."""
@@ -62,6 +69,27 @@ class Script:
         for message in self.messages:
             writers.setdefault(message.get("writer"), []).append(message)
         return list(writers.values())
+
+
+def around_half_line(lines: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The messages before and after the one line that a writer that was killed may leave half.
+
+    Whoever writes next ends it, and begins a line.
+    """
+    whole = lines.splitlines(keepends=True)
+    broken = [number for number, line in enumerate(whole) if not is_json(line)]
+    assert len(broken) <= 1, [whole[number] for number in broken]
+    assert len(whole) - 1 not in broken, whole[-1][-100:]
+    at = broken[0] if broken else len(whole)
+    return parsed(b"".join(whole[:at])), parsed(b"".join(whole[at + 1 :]))
+
+
+def is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.fixture(params=["ours", "stock"])
@@ -72,7 +100,7 @@ def host(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(tmp_path: Path, host: str) -> Run:
-    def run(body: str, **messages: Any) -> Script:
+    def run(body: str, *, was_killed: bool = False, **messages: Any) -> Script:
         file = tmp_path / "messages"
         file.touch()
         # A file, since spawned workers import it.
@@ -88,7 +116,7 @@ def run(tmp_path: Path, host: str) -> Run:
             check=False,
             timeout=PATIENCE,
         )
-        return Script(done, file)
+        return Script(done, file, was_killed=was_killed)
 
     return run
 
@@ -96,6 +124,11 @@ def run(tmp_path: Path, host: str) -> Run:
 def ordinary(messages: list[dict[str, Any]]) -> list[str]:
     """The methods of the messages but for the fillers of a file that a stock host reads."""
     return [m["method"] for m in messages if m["method"] != "log_external_stream"]
+
+
+def custom(messages: list[dict[str, Any]]) -> list[Any]:
+    """The payloads of the custom messages."""
+    return [m["params"]["payload"] for m in messages if m["method"] == "report_custom_message"]
 
 
 def check_workers(script: Script, host: str, workers: int) -> None:
@@ -116,10 +149,7 @@ def check_workers(script: Script, host: str, workers: int) -> None:
         assert (found[0], found[-1]) == ("opened", "closed")
         assert sorted(found[1:-1]) == sorted(work * workers)
         assert all("writer" not in m and "pid" not in m for m in script.messages)
-    names = {
-        m["params"]["payload"] for m in script.messages if m["method"] == "report_custom_message"
-    }
-    assert names == {f"w{n}" for n in range(workers)}
+    assert set(custom(script.messages)) == {f"w{n}" for n in range(workers)}
 
 
 def test_a_fork_that_leaves_the_block(run: Run, host: str) -> None:
@@ -314,12 +344,12 @@ def test_a_worker_that_is_killed_while_it_writes(run: Run, host: str, number: in
             os.kill(pid, {int(number)})
             assert ended(pid) == -{int(number)}
             pipes.report_custom_message("after")
-        """
+        """,
+        was_killed=number == signal.SIGKILL,
     )
     assert (script.returncode, script.stderr) == (0, "")
-    payloads = [
-        m["params"]["payload"] for m in script.messages if m["method"] == "report_custom_message"
-    ]
+    payloads = custom(script.messages)
+    assert "x" * 1000 not in custom(script.after_half_line), "it is half because its writer is gone"
     assert "flushed" in payloads
     assert [p for p in payloads if isinstance(p, int)] == list(range(1000))
     assert "after" in payloads
@@ -398,30 +428,59 @@ def test_a_fork_of_a_fork(run: Run, host: str) -> None:
     check_workers(script, host, 2)
 
 
-@pytest.mark.usefixtures("unmeasured_scripts")
-def test_forks_while_the_outbox_is_busy(run: Run, host: str) -> None:
-    """Whatever lock a thread of the parent holds at that moment, the fork gets through."""
-    script = run(
-        """
-        def chatter(pipes, stop):
-            while not stop.is_set():
-                pipes.log.info("x" * 500)
-                pipes.report_custom_message("x" * 500)
+_CHATTER = """
+def chatter(pipes, stop):
+    while not stop.is_set():
+        pipes.log.info("x" * 500)
+        pipes.report_custom_message("x" * 500)
 
-        with open_pipes() as pipes:
-            stop = threading.Event()
-            threads = [threading.Thread(target=chatter, args=(pipes, stop)) for _ in range(4)]
-            [thread.start() for thread in threads]
+@contextlib.contextmanager
+def busy(pipes):
+    stop = threading.Event()
+    threads = [threading.Thread(target=chatter, args=(pipes, stop)) for _ in range(4)]
+    [thread.start() for thread in threads]
+    try:
+        yield
+    finally:
+        stop.set()
+        [thread.join() for thread in threads]
+"""
+_IN_A_LOOP = """
+async def main():
+    async with open_pipes() as pipes:
+        with busy(pipes):
             for n in range(12):
                 pid = os.fork()
                 if not pid:
                     pipes.report_asset_check(f"c{n}", True, asset_key="a")
-                    sys.exit(0)
-                assert ended(pid) == 0
-            stop.set()
-            [thread.join() for thread in threads]
-        """
-    )
+                    pipes.close()
+                    os._exit(0)
+                assert await asyncio.to_thread(ended, pid) == 0
+"""
+WHILE_BUSY = {
+    "with": """
+with open_pipes() as pipes:
+    with busy(pipes):
+        for n in range(12):
+            pid = os.fork()
+            if not pid:
+                pipes.report_asset_check(f"c{n}", True, asset_key="a")
+                sys.exit(0)
+            assert ended(pid) == 0
+""",
+    "async with": _IN_A_LOOP + "asyncio.run(main())",
+    "async with, uvloop": _IN_A_LOOP + "import uvloop\nuvloop.run(main())",
+}
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["with", "async with", pytest.param("async with, uvloop", marks=pytest.mark.host)],
+)
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_forks_while_the_outbox_is_busy(run: Run, host: str, way: str) -> None:
+    """Whatever lock a thread of the parent holds at that moment, the fork gets through."""
+    script = run(_CHATTER + WHILE_BUSY[way])
     assert (script.returncode, script.stderr) == (0, "")
     checks = [m for m in script.messages if m["method"] == "report_asset_check"]
     assert [m["params"]["check_name"] for m in checks] == [f"c{n}" for n in range(12)]
@@ -633,6 +692,131 @@ def test_a_signal_during_the_first_report_of_a_fork(run: Run, host: str, number:
         assert methods(worker) == ["opened", *["log"] * len(expected), "closed"]
 
 
+#: A fork whose first report is interrupted: ``interrupt`` is called in the middle of the start
+#: of its thread, which has not begun, waits for a lock of the main thread, or has taken out
+#: what was reported.
+_INTERRUPTED = """
+start, wait = threading.Thread.start, threading.Condition.wait
+
+def interrupted(thread):
+    if thread.name != "asyncpipes-outbox":
+        return start(thread)
+    threading.Thread.start = start
+    if WHERE == "before":
+        interrupt()
+    elif WHERE == "inside":
+        # That no other thread runs on its own before the main thread waits for it.
+        sys.setswitchinterval(5)
+        threading.Condition.wait = wait_interrupted
+    start(thread)
+    if WHERE == "after":
+        while PipesContext.get()._outbox._lines:
+            time.sleep(0.001)
+        interrupt()
+
+def wait_interrupted(*args):
+    threading.Condition.wait = wait
+    interrupt()
+    return wait(*args)
+
+def fork(work):
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        threading.Thread.start = interrupted
+        work()
+        sys.exit(0)
+    return ended(pid)
+"""
+WHERE = pytest.mark.parametrize("where", ["before", "inside", "after"])
+
+
+def check_first_reports(script: Script, host: str, checks: list[str]) -> None:
+    """All that a fork reported is there, once and within its own ``opened`` and ``closed``."""
+    assert (script.returncode, script.stderr) == (0, "")
+    found = [m for m in script.messages if m["method"] == "report_asset_check"]
+    assert [m["params"]["check_name"] for m in found] == checks
+    if host == "ours":
+        parent, worker = script.by_writer()
+        assert methods(parent) == ["opened", "closed"]
+        assert methods(worker) == ["opened", *["report_asset_check"] * len(checks), "closed"]
+        assert [m["seq"] for m in worker] == list(range(1, len(worker) + 1))
+
+
+@WHERE
+@pytest.mark.parametrize("first", ["check", "flush"])
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_sigterm_while_the_thread_of_a_fork_is_started(
+    run: Run, host: str, where: str, first: str
+) -> None:
+    """It ends as at any other moment: with `closed`, at once and quietly."""
+    report = {
+        "check": "pipes.report_asset_check('c', True, asset_key='a')",
+        "flush": "pipes.flush()",
+    }
+    script = run(
+        f"WHERE = {where!r}\n"
+        + _INTERRUPTED
+        + f"""
+def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+with open_pipes() as pipes:
+    assert fork(lambda: {report[first]}) == -signal.SIGTERM
+"""
+    )
+    check_first_reports(script, host, ["c"] if first == "check" else [])
+
+
+@WHERE
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_an_exception_while_the_thread_of_a_fork_is_started(
+    run: Run, host: str, where: str
+) -> None:
+    """What was accepted is sent, once, and the next report starts the thread that is missing."""
+    script = run(
+        f"WHERE = {where!r}\n"
+        + _INTERRUPTED
+        + """
+def interrupt():
+    raise KeyboardInterrupt
+
+def work():
+    try:
+        pipes.report_asset_check("first", True, asset_key="a")
+    except KeyboardInterrupt:
+        pipes.report_asset_check("second", True, asset_key="a")
+    while sum(t.name == "asyncpipes-outbox" and t.is_alive() for t in threading.enumerate()) != 1:
+        time.sleep(0.001)
+
+with open_pipes() as pipes:
+    assert fork(work) == 0
+"""
+    )
+    check_first_reports(script, host, ["first", "second"])
+
+
+@WHERE
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_a_handler_that_reports_while_the_thread_of_a_fork_is_started(
+    run: Run, host: str, where: str
+) -> None:
+    """The new thread may be waiting for what the handler's own thread has locked."""
+    script = run(
+        f"WHERE = {where!r}\n"
+        + _INTERRUPTED
+        + """
+def interrupt():
+    pipes.report_asset_check("of the handler", True, asset_key="a")
+    pipes.flush()
+
+with open_pipes() as pipes:
+    assert fork(lambda: pipes.report_asset_check("first", True, asset_key="a")) == 0
+"""
+    )
+    check_first_reports(script, host, ["first", "of the handler"])
+
+
 @pytest.mark.usefixtures("unmeasured_scripts")
 def test_two_threads_of_a_fork_report_first_at_once(run: Run, host: str) -> None:
     script = run(
@@ -719,3 +903,199 @@ def test_sigterm_ends_what_a_worker_has_opened_itself_too(run: Run, host: str) -
     assert sorted(logged(script.messages))[-2:] == ["through its own", "through the parent's"]
     if host == "ours":
         assert [methods(m)[-1] for m in script.by_writer()] == ["closed"] * 3
+
+
+#: A fork that another thread than the main one makes, and that ends with its function.
+_FORK_IN_A_THREAD = """
+codes = []
+
+def fork(work, begun=int):
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        work()
+        return
+    begun(pid)
+    codes.append(ended(pid))
+
+def fork_in_a_thread(*args):
+    thread = threading.Thread(target=fork, args=args)
+    thread.start()
+    thread.join()
+    return codes.pop()
+"""
+
+
+@pytest.mark.parametrize(("leave", "code"), [("return", 0), ("sys.exit(3)", 0), ("os._exit(3)", 3)])
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_fork_that_a_thread_makes_ends_with_the_thread(
+    run: Run, host: str, leave: str, code: int, reports: bool
+) -> None:
+    """Its exit code is 0 whatever ``sys.exit`` was told, as without us."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + f"""
+def target():
+    if {reports}:
+        work("w0")
+        pipes.flush()
+    {leave}
+
+with open_pipes() as pipes:
+    assert fork_in_a_thread(target) == {code}
+"""
+    )
+    if reports and not code:
+        check_workers(script, host, 1)
+        return
+    assert (script.returncode, script.stderr) == (0, "")
+    assert custom(script.messages) == ["w0"] * reports
+    assert methods(script.messages).count("closed") == 1
+
+
+def test_a_fork_of_a_thread_that_python_has_not_started(run: Run, host: str) -> None:
+    """As those of C libraries."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + """
+def target(done):
+    fork(lambda: work("w0"))
+    if codes:  # else this is the fork
+        done.set()
+
+with open_pipes():
+    done = threading.Event()
+    _thread.start_new_thread(target, (done,))
+    assert done.wait(25)
+    assert codes == [0]
+"""
+    )
+    check_workers(script, host, 1)
+
+
+def test_a_fork_of_a_fork_that_a_thread_makes(run: Run, host: str) -> None:
+    """Its main thread is one that the interpreter does not end with, and so on."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + """
+def target():
+    work("w0")
+    fork(lambda: work("w1"))
+    if codes:  # else this is the inner one
+        assert codes == [0]
+        fork_in_a_thread(lambda: work("w2"))
+
+with open_pipes():
+    assert fork_in_a_thread(target) == 0
+"""
+    )
+    check_workers(script, host, 3)
+
+
+def test_threads_that_outlive_the_one_that_forked_still_report(run: Run, host: str) -> None:
+    """One of them waits for its end, so that must not wait for them."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + """
+def outlive():
+    threading.main_thread().join()  # that is the one that forked
+    work("w0")
+
+with open_pipes():
+    assert fork_in_a_thread(lambda: threading.Thread(target=outlive).start()) == 0
+"""
+    )
+    check_workers(script, host, 1)
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_sigterm_ends_a_fork_that_a_thread_makes(run: Run, host: str, outlives: bool) -> None:
+    """Also when the thread is gone that would run a handler; it has not closed then."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + f"""
+def wait():
+    if {outlives}:
+        threading.main_thread().join()
+    os.write(write, b"x")
+    time.sleep(600)
+
+def target():
+    work("w0")
+    pipes.flush()
+    if {outlives}:
+        threading.Thread(target=wait).start()
+    else:
+        wait()
+
+def terminate(pid):
+    os.read(read, 1)
+    os.kill(pid, signal.SIGTERM)
+
+with open_pipes() as pipes:
+    read, write = os.pipe()
+    assert fork_in_a_thread(target, terminate) == -signal.SIGTERM
+"""
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    if host == "ours":
+        last = "report_asset_check" if outlives else "closed"
+        assert [methods(m)[-1] for m in script.by_writer()] == ["closed", last]
+
+
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_a_context_that_such_a_fork_opens_and_never_leaves_ends_with_it(
+    run: Run, host: str
+) -> None:
+    """Without `closed`, as where an interpreter ends; but all that it was told is there."""
+    script = run(
+        _FORK_IN_A_THREAD
+        + """
+def target():
+    own = open_pipes()
+    own.__enter__()
+    own.log.info("hello")
+
+with open_pipes():
+    assert fork_in_a_thread(target) == 0
+"""
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert logged(script.messages) == ["hello"]
+    if host == "ours":
+        assert [methods(m)[-1] for m in script.by_writer()] == ["closed", "log"]
+
+
+def test_a_channel_that_fails_in_a_fork_leaves_the_others_alone(run: Run, host: str) -> None:
+    script = run(
+        """
+        from asyncpipes.channels.base import ChannelWriter, Guarantees
+        from asyncpipes.errors import ChannelError
+
+        class Failing(ChannelWriter):
+            guarantees = Guarantees(True, False, False, False)
+            def write(self, lines): pass
+            def close(self): pass
+            def in_fork(self): raise ValueError("no such handle")
+
+        with open_pipes(message_writer=Failing()) as failing, open_pipes() as pipes:
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)
+                work("w0")
+                failing.report_custom_message("lost")
+                try:
+                    failing.flush()
+                except ChannelError as error:
+                    assert isinstance(error.__cause__.__cause__, ValueError)
+                    sys.exit(0)
+            assert ended(pid) == 0
+        """
+    )
+    assert script.stderr.splitlines() == [
+        "asyncpipes: the channel cannot be used from this forked process:"
+        " ValueError('no such handle'); nothing more is reported, the script goes on"
+    ]
+    script.stderr = ""
+    check_workers(script, host, 1)

@@ -121,13 +121,13 @@ async def test_case_18_a_worker_that_skips_its_exit(subject: Subject) -> None:
 _TERMINATED = f"""{_SILENCE}
 import multiprocessing
 
+read, write = os.pipe()
+
 def work(number):
     PipesContext.get().report_asset_check(f"fresh_{{number}}", True)
+    os.write(write, b"x")  # the check is in the file
     while True:
         time.sleep(3600)
-
-def sleeps(pid):
-    return open("/proc/%d/stat" % pid).read().rpartition(")")[2].split()[0] == "S"
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
@@ -135,11 +135,8 @@ if __name__ == "__main__":
         workers = [context.Process(target=work, args=(number,)) for number in range(4)]
         for worker in workers:
             worker.start()
-        # Python's handler is not run if a signal comes just before a call that blocks.
-        looks = 0
-        while looks < 20:
-            looks = looks + 1 if all(sleeps(worker.pid) for worker in workers) else 0
-            time.sleep(0.005)
+        for worker in workers:
+            assert os.read(read, 1) == b"x"
         for worker in workers:
             worker.terminate()
             worker.join()
