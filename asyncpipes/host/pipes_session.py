@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from anyio import move_on_after
+from anyio import current_time, move_on_after
 
 from ..channels.finishing import outlast
 from ..errors import ClosedError, InvalidParameterError, NotOpenError, UsageError
@@ -270,8 +270,10 @@ class PipesSession:
         runner = self._runner
         if runner is None:
             raise NotOpenError("wait_drained: open the session first, with `async with`")
-        with move_on_after(timeout):
+        with move_on_after(timeout) as waiting:
             await runner.drained.wait()
+            if timeout is not None:  # it is for what is left to deliver as well
+                runner.limit_delivery_after(waiting.deadline - current_time())
             return True
         assert timeout is not None, "or there was nothing to move on after"
         if runner.reading_over:

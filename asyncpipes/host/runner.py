@@ -86,6 +86,7 @@ class SessionRunner:
         self._finished = False
         self._stopping = False
         self._cutter: asyncio.TimerHandle | None = None
+        self._limiter: asyncio.TimerHandle | None = None
         self._timed_out: str | None = None
         self._cancelled: str | None = None
         self._failures: list[str] = []
@@ -203,8 +204,9 @@ class SessionRunner:
             if self.tasks is not None:
                 self.tasks.close()
             self._intake.monitor.close()
-            if self._cutter is not None:
-                self._cutter.cancel()
+            for timer in (self._limiter, self._cutter):
+                if timer is not None:
+                    timer.cancel()
             self._ended_at = time.monotonic()
             self.hub.close()
             try:
@@ -345,6 +347,11 @@ class SessionRunner:
         self._intake.interrupt()
 
     # The end.
+
+    def limit_delivery_after(self, seconds: float) -> None:
+        """:meth:`limit_delivery`, unless the session is over by then."""
+        if self._limiter is None and self.phase is not Phase.OVER:
+            self._limiter = self._loop.call_later(seconds, self.limit_delivery)
 
     def limit_delivery(self) -> None:
         """Time is up: subscribers and our own output have only so long to take what is read."""

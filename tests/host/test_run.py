@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from asyncpipes import (
     MaterializationEvent,
     OpenedEvent,
     ProcessFailedError,
+    Subscriber,
     UsageError,
     open_pipes_session,
     run,
 )
+from tests.support import PATIENCE
 from tests.support_host import raw_child, script
 
 OURS = """
@@ -214,3 +217,33 @@ async def test_run_subscribers_are_callbacks_or_tuples_with_types() -> None:
     )
     assert [type(event) for event in everything] == [OpenedEvent, LogEvent, ClosedEvent]
     assert [type(event) for event in logs] == [LogEvent]
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_timeout_is_for_what_is_left_to_deliver_as_well(in_thread: bool) -> None:
+    """The script ends at once; a subscriber that never returns would hold the run for ever."""
+    stuck = threading.Event()
+
+    async def waits(event: LogEvent) -> None:
+        await asyncio.Event().wait()
+
+    def blocks(event: LogEvent) -> None:
+        stuck.wait(PATIENCE)
+
+    subscriber = Subscriber(blocks if in_thread else waits, LogEvent, in_thread=in_thread)
+    try:
+        result = await asyncio.wait_for(
+            run(
+                raw_child("opened(); log('x'); closed()"),
+                subscribers=[subscriber],
+                timeout=0.5,
+                drain_timeout=0.1,
+                strict=False,
+            ),
+            PATIENCE,
+        )
+    finally:
+        stuck.set()
+    assert result.outcome.undelivered == 1
+    assert not result.outcome.timed_out
+    assert not result.outcome.ok
