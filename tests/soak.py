@@ -2,8 +2,8 @@
 
 Each step runs in a process group of its own, which is gone when the step is over. Thirty
 minutes at most with the defaults; a step that passes its share has failed, but for the tests
-that are repeated: of these it does as many rounds as there is time for. What is printed is
-Markdown, for the README as it stands.
+that are repeated: of these it does as many rounds as the others leave time for. What is printed
+is Markdown, for the README as it stands.
 """
 
 from __future__ import annotations
@@ -159,17 +159,17 @@ def loss(options: argparse.Namespace) -> Figure:
 
 
 def repeated(options: argparse.Namespace) -> Figure:
-    left = options.minutes * 60 * 5 / 12
     rounds = tests = failures = 0
     longest = 0.0
     # Wrong versions of ours prove the tests, which they have done in `make test`.
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not mutant"]
-    # A round that is somewhat slower than all before it must not be cut off, and so fail.
-    while rounds < options.rounds and left > 1.5 * longest:
+    while rounds < options.rounds:
         started = time.monotonic()
+        left = options.deadline - started
+        if left < 1.5 * longest:
+            break  # a round that is somewhat slower than those before it would be cut off
         done = run([*command, *REPEATED], left)
         longest = max(longest, time.monotonic() - started)
-        left -= time.monotonic() - started
         rounds += 1
         tests += sum(done.counts().values()) - done.counts().get("deselected", 0)
         failures += done.failures
@@ -204,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}; or all")
     parser.add_argument("--examples", type=int, default=2_000, help="for each property")
-    parser.add_argument("--rounds", type=int, default=5, help="of the tests that are repeated")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of the tests that are repeated, at most"
+    )
     parser.add_argument("--loss-rounds", type=int, default=5, help="at least; as loss counts them")
     parser.add_argument("--minutes", type=float, default=30, help="all steps together, at most")
     options = parser.parse_args(arguments)
@@ -212,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no such step: {', '.join(sorted(unknown))}")
     started = time.monotonic()
+    options.deadline = started + options.minutes * 60
     figures = []
     for name in options.steps or STEPS:
         print(f"{name} ...", file=sys.stderr, flush=True)

@@ -94,7 +94,9 @@ def test_what_is_repeated_is_there() -> None:
     assert [path for path in soak.REPEATED if not os.path.exists(soak.ROOT / path)] == []
 
 
-OPTIONS = argparse.Namespace(examples=2_000, rounds=5, loss_rounds=5, minutes=30.0)
+OPTIONS = argparse.Namespace(
+    examples=2_000, rounds=5, loss_rounds=5, minutes=30.0, deadline=float("inf")
+)
 
 
 def loss_run(number: int, subject: str, lost: int = 0) -> dict[str, Any]:
@@ -152,4 +154,5 @@ def test_no_round_is_begun_that_may_be_cut_off(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(soak, "run", run)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    assert soak.repeated(OPTIONS).extent == "3 rounds, 12 tests"
+    options = argparse.Namespace(**{**vars(OPTIONS), "deadline": 750.0})
+    assert soak.repeated(options).extent == "3 rounds, 12 tests"

@@ -92,7 +92,7 @@ with open_pipes() as pipes:
 
 
 def test_no_line_of_24_busy_writers_crosses_a_page_and_none_is_lost(path: Path) -> None:
-    results = 300
+    results = 200
     scripts = [REPORTS.format(name=name, results=results) for name in range(24)]
     with workers(path, *scripts) as processes:
         for process in processes:
@@ -191,5 +191,5 @@ def test_beside_a_writer_that_is_stopped_in_its_write_reports_go_on(path: Path) 
         assert reported(messages_of(path.read_bytes())) == everything
         stopped.send_signal(signal.SIGCONT)
         end(stopped)
-    assert max(seconds) < 2 * LOCK_SECONDS, "of which one wait is half"
+    assert max(seconds) < 3 * LOCK_SECONDS, "of which one wait is a third, and the rest is room"
     assert reported(messages_of(path.read_bytes())) == {"0": [0], **everything}
