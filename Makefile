@@ -26,7 +26,7 @@ dev      := $(VENV)/.dev-$(call digest,pyproject.toml)
 help:
 	@echo "make demo    process the flights of 2013 as twelve assets, and show what arrived"
 	@echo "make test    run all tests           (ARGS='-k framing' goes on to pytest)"
-	@echo "             COVERAGE=1 measures what of asyncpipes they run, and insists on 95 %"
+	@echo "             COVERAGE=1 insists on 95 % of asyncpipes, and of its branches"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   measure, beside dagster_pipes         (ARGS goes on to it)"
 	@echo "make soak    the long proofs, half an hour, and a table of their figures   (ARGS=--help)"
@@ -48,6 +48,7 @@ else
 	@$(python) -m coverage combine --quiet
 	@$(python) -m tests.exclusions
 	@$(python) -m coverage report
+	@$(python) -m tests.branches
 endif
 
 lint: $(dev)

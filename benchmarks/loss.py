@@ -83,12 +83,28 @@ class LossReport:
         return "\n".join(lines)
 
     def text(self) -> str:
-        """What it ran on, the table, and each lossy run of ours."""
-        lines = [f"{machine_line(self.machine)}; files on {self.file_system}", "", self.table()]
+        """How often, on what, the table, and each lossy run of ours: all of it Markdown."""
+        rounds = len({run.round for run in self.runs})
+        lines = [
+            f"{rounds} rounds; {machine_line(self.machine)}; files on {self.file_system}",
+            "",
+            self.table(),
+        ]
         for run in self.lossy("ours"):
             where = f"{run.pattern}, {run.way}, round {run.round}"
             lines.append(f"ours, {where}: {run.lost} messages lost. {run.failure}")
         return "\n".join(lines)
+
+    def shows_too_little(self) -> str:
+        """Why no loss of ours proves nothing here, or nothing."""
+        lossy = len(self.lossy("stock"))
+        if lossy >= ENOUGH:
+            return ""
+        return (
+            f"only {lossy} of {len(self.of('stock'))} runs of the stock script were lossy, and"
+            f" fewer than {ENOUGH} show nothing of ours: try --max-rounds above"
+            f" {max((run.round for run in self.runs), default=0)}, or a busier machine"
+        )
 
     def _line(self, title: str, pattern: str | None = None, way: str | None = None) -> str:
         cells = [title, f"{len(self.of('ours', pattern, way)):,}"]

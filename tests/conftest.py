@@ -53,7 +53,10 @@ def no_blocking(_guard: Guard) -> Generator[Guard, None, None]:
 
 @pytest.fixture
 def guarded_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in the scripts that this test launches: they end with exit code 70."""
+    """The same in the scripts that this test launches: they end with exit code 70.
+
+    On request, since it wraps the calls that tests of signals and forks interrupt.
+    """
     here = Path(__file__).parent
     paths = [str(here / "prelude"), str(here.parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

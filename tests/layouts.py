@@ -112,7 +112,7 @@ def foreign_link(link: Path, target: Path | str, monkeypatch: pytest.MonkeyPatch
 
 
 if __name__ == "__main__":
-    file_writer.LOCK_SECONDS = PATIENCE
+    file_writer.LOCK_SECONDS = file_writer.STALLED_SECONDS = PATIENCE
     print("ready", flush=True)
     sys.stdin.readline()
     _path, _untearable, *_numbers = sys.argv[1:]

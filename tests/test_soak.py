@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +97,67 @@ def test_the_worst_step_is_the_exit_code(
 
 def test_what_is_repeated_is_there() -> None:
     assert [path for path in soak.REPEATED if not os.path.exists(soak.ROOT / path)] == []
+
+
+OPTIONS = argparse.Namespace(
+    examples=2_000, rounds=5, loss_rounds=5, minutes=30.0, deadline=float("inf")
+)
+
+
+def loss_run(number: int, subject: str, lost: int = 0) -> dict[str, Any]:
+    return {"round": number, "subject": subject, "messages": 500, "lost": lost, "failure": ""}
+
+
+def made_up(arguments: Sequence[str], seconds: float) -> Done:
+    """What a step's command would print, and write, if all went well."""
+    if "--json" in arguments:
+        path = Path(arguments[arguments.index("--json") + 1])
+        runs = [loss_run(1, "stock", 7), loss_run(1, "ours"), loss_run(2, "stock")]
+        path.write_text(json.dumps({"runs": [*runs, loss_run(2, "ours")]}))
+    return Done("  - 2,000 passing examples, 0 failing examples\n4 passed in 1.00s\n", 0)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    monkeypatch.setattr(soak, "run", made_up)
+    return {name: step(OPTIONS) for name, step in soak.STEPS.items()}
+
+
+def test_what_each_step_counts(figures: dict[str, Figure]) -> None:
+    assert {name: each.extent for name, each in figures.items()} == {
+        "properties": "2,000 random examples of 1 properties",
+        "long": "4 tests",
+        "loss": "2 rounds, 2 runs, 1,000 messages",
+        "repeated": "5 rounds, 20 tests",
+    }
+    assert "`python -m benchmarks loss --rounds 5`" in figures["loss"].what
+    assert figures["loss"].failures == (
+        "0 lossy runs, 0 messages lost (`dagster_pipes` beside it: 1 lossy runs, 7 messages lost)"
+    )
+    assert not any(each.failed for each in figures.values())
+
+
+def test_the_table_of_the_readme_is_of_these_steps(figures: dict[str, Figure]) -> None:
+    readme = (soak.ROOT / "README.md").read_text()
+    assert readme.count("\n".join(soak.HEADING)) == 1
+    rows = readme.split("\n".join(soak.HEADING))[1].split("\n\n")[0].strip().splitlines()
+    printed = {each.what.partition("--rounds")[0] for each in figures.values()}
+    assert {row.split(" | ")[0].removeprefix("| ").partition("--rounds")[0] for row in rows} <= (
+        printed
+    )
+
+
+def test_no_round_is_begun_that_may_be_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 750 seconds three rounds of 170 leave too few for a fourth, if it is slower."""
+    now = 0.0
+
+    def run(arguments: Sequence[str], seconds: float) -> Done:
+        nonlocal now
+        assert seconds >= 1.4 * 170
+        now += 170
+        return Done("4 passed in 170.00s\n", 0)
+
+    monkeypatch.setattr(soak, "run", run)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    options = argparse.Namespace(**{**vars(OPTIONS), "deadline": 750.0})
+    assert soak.repeated(options).extent == "3 rounds, 12 tests"

@@ -48,12 +48,13 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a lock."""
-    monkeypatch.setattr(file_writer, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(file_writer, "STALLED_SECONDS", 0.0)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody does, on a busy machine too."""
+    """Everybody does, however busy the machine is."""
+    monkeypatch.setattr(file_writer, "STALLED_SECONDS", PATIENCE)
     monkeypatch.setattr(file_writer, "LOCK_SECONDS", PATIENCE)
 
 
@@ -181,32 +182,109 @@ def test_one_that_waits_gets_the_lock(path: Path, untearable: bool) -> None:
     writer.close()
 
 
+class Clock:
+    """Time that passes with each ``sleep``: so many seconds, in which this happens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.seconds = seconds
+        self.happens: Callable[[], object] = lambda: None
+        self.slept = 0
+        monkeypatch.setattr(time, "sleep", self._sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: self.slept * self.seconds)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept += 1
+        self.happens()
+
+    def taken(self) -> float:
+        """The seconds since the last time."""
+        slept, self.slept = self.slept, 0
+        return slept * self.seconds
+
+
 @EACH_MODE
-def test_a_lock_that_is_never_released_is_waited_for_once(
+def test_a_lock_whose_holder_is_stopped_is_waited_for_once(
     path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
 ) -> None:
-    waits: list[float] = []
-    now = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        waits.append(seconds)
-        now += file_writer.LOCK_SECONDS / 2
-
     writer = opened(path, untearable=untearable)
     writer.write(b"1\n")
-    monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    for expected in ([2, 0], [2, 0]):
+    clock = Clock(monkeypatch, seconds=0.0625)
+    for _ in range(2):
         with path.open("rb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            for number in expected:
+            for seconds in (file_writer.STALLED_SECONDS, 0.0):
                 writer.write(b"2\n")
-                assert len(waits) == number
-                waits.clear()
+                assert clock.taken() == seconds
         writer.write(b"3\n")
-        assert waits == [], "it has the lock again"
+        assert clock.taken() == 0, "it has the lock again"
     assert path.read_bytes() == b"1\n" + b"2\n2\n3\n" * 2
+    writer.close()
+
+
+@EACH_MODE
+def test_while_the_file_grows_the_wait_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    """Three times as long as a holder may stand still; the fourth time the lock is free."""
+    writer = opened(path, untearable=untearable)
+    writer.write(b"1\n")
+    clock = Clock(monkeypatch, seconds=0.0625)
+    looks = int(file_writer.STALLED_SECONDS / clock.seconds) - 1
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def happens() -> None:
+            if clock.slept == 4 * looks:
+                fcntl.flock(other, fcntl.LOCK_UN)
+            elif clock.slept % looks == 0:
+                other.write(b"theirs\n")
+
+        clock.happens = happens
+        writer.write(b"2\n")
+    assert path.read_bytes() == b"1\n" + b"theirs\n" * 3 + b"2\n"
+    assert clock.taken() > 3 * (file_writer.STALLED_SECONDS - clock.seconds)
+    writer.close()
+
+
+@EACH_MODE
+def test_beside_a_holder_that_is_stopped_and_others_that_write_the_wait_is_bounded(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    writer = opened(path, untearable=untearable)
+    writer.write(b"1\n")
+    clock = Clock(monkeypatch, seconds=0.0625)
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        clock.happens = lambda: other.write(b"theirs\n")
+        writer.write(b"2\n")
+        assert clock.taken() == file_writer.LOCK_SECONDS
+        clock.happens = lambda: None
+        other.write(b"theirs\n")
+        writer.write(b"3\n")
+        assert clock.slept <= 1, "the pause between two writes, and no wait"
+    assert path.read_bytes().endswith(b"\n2\ntheirs\n3\n")
+    writer.close()
+
+
+@EACH_MODE
+def test_one_that_was_stopped_itself_has_not_waited(
+    path: Path, monkeypatch: pytest.MonkeyPatch, untearable: bool
+) -> None:
+    """All of a job are stopped, for a minute, and go on: whoever has the lock as well."""
+    writer = opened(path, untearable=untearable)
+    writer.write(b"1\n")
+    clock = Clock(monkeypatch, seconds=60.0)
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def happens() -> None:
+            if clock.slept == 2:
+                other.write(b"theirs\n")
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        clock.happens = happens
+        writer.write(b"2\n")
+    assert path.read_bytes() == b"1\ntheirs\n2\n"
     writer.close()
 
 
@@ -277,7 +355,7 @@ def test_where_there_is_no_flock_at_all(path: Path, monkeypatch: pytest.MonkeyPa
 OPENS = """
 import sys
 from asyncpipes.channels import file_writer
-file_writer.LOCK_SECONDS = 60.0
+file_writer.LOCK_SECONDS = file_writer.STALLED_SECONDS = 60.0
 writer = file_writer.FileWriter(sys.argv[1], untearable=True)
 print("ready", flush=True)
 sys.stdin.readline()

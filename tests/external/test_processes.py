@@ -23,6 +23,8 @@ from tests.support import (
     wait_for_line,
 )
 
+pytestmark = pytest.mark.usefixtures("guarded_scripts")
+
 HEAD = """
 import asyncio, logging, os, signal, subprocess, sys, threading, time
 from asyncpipes import PipesContext, open_pipes

@@ -1,0 +1,191 @@
+"""asyncpipes.external.forking: what the guard of a fork does about SIGTERM, step by step.
+
+``test_forks`` shows it in real forks, most of which end by a signal and so are not measured;
+here the guard is one of this process, and the signal that would end it is only noted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from asyncpipes.errors import ChannelError
+from asyncpipes.external.forking import ForkGuard, writer_in_fork
+from tests.support import RecordingWriter, in_thread, open_fds, wait_until
+
+AGAIN = [(os.getpid(), signal.SIGTERM)]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The signals that would have ended this process."""
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    return sent
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the main thread is told once more; here it may live on, and must not die of it."""
+    told: list[int] = []
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: told.append(number))
+    return told
+
+
+@pytest.fixture
+def closed() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def fork(closed: list[str], told: list[int]) -> Iterator[ForkGuard]:
+    """The guard of a fork whose parent's was in force; at the end as in a fork of that."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    descriptors = open_fds()
+    guard = ForkGuard()
+    guard.enter(was_guarded=True, close=lambda: closed.append("closed"))
+    yield guard
+    end_watching(guard)
+    guard.enter(was_guarded=False, close=lambda: None)
+    signal.signal(signal.SIGTERM, before)
+    assert open_fds() == descriptors
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def watchers() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "asyncpipes-sigterm"]
+
+
+def end_watching(guard: ForkGuard) -> None:
+    """A fork of the fork has not the thread either."""
+    if watchers():
+        assert guard._pipe is not None
+        os.close(guard._pipe[1].number)
+        wait_until(lambda: not watchers(), "the thread has ended")
+
+
+def is_default() -> bool:
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_fork_that_reports_closes_first(
+    fork: ForkGuard, closed: list[str], sent: list[tuple[int, int]]
+) -> None:
+    assert is_default(), "one that never reports dies at once"
+    fork.begin()
+    assert watchers()
+    signal.raise_signal(signal.SIGTERM)
+    assert (closed, sent, is_default()) == (["closed"], AGAIN, True)
+
+
+def test_it_is_told_again_until_its_handler_runs(
+    fork: ForkGuard, closed: list[str], sent: list[tuple[int, int]], told: list[int]
+) -> None:
+    """The signal is in the pipe, and the main thread, which runs handlers, has seen nothing."""
+    fork.begin()
+    assert fork._pipe is not None
+    os.write(fork._pipe[1].number, bytes([signal.SIGINT]))  # of others nothing is told
+    os.write(fork._pipe[1].number, bytes([signal.SIGTERM]))
+    wait_until(lambda: len(told) > 1, "it is told twice")
+    assert set(told) == {signal.SIGTERM}
+    signal.raise_signal(signal.SIGTERM)
+    assert (closed, sent) == (["closed"], AGAIN)
+
+
+def test_a_signal_that_comes_while_it_closes_is_the_first_one_told_again(
+    fork: ForkGuard, closed: list[str], sent: list[tuple[int, int]]
+) -> None:
+    def close() -> None:
+        closed.append("closed")
+        signal.raise_signal(signal.SIGTERM)
+
+    fork.enter(was_guarded=True, close=close)
+    fork.begin()
+    signal.raise_signal(signal.SIGTERM)
+    assert (closed, sent) == (["closed"], AGAIN)
+
+
+async def test_a_loop_that_runs_has_its_own_descriptor(
+    fork: ForkGuard, closed: list[str], sent: list[tuple[int, int]]
+) -> None:
+    fork.begin()
+    assert not watchers()
+    signal.raise_signal(signal.SIGTERM)
+    assert (closed, sent) == (["closed"], AGAIN)
+
+
+def unguarded(fork: ForkGuard) -> None:
+    fork.enter(was_guarded=False, close=lambda: None)
+    fork.begin()
+
+
+def handled_by_others(fork: ForkGuard) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    fork.begin()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(
+    "begin", [unguarded, handled_by_others, lambda fork: in_thread(fork.begin)]
+)
+def test_what_is_not_the_forks_to_do(fork: ForkGuard, begin: Callable[[ForkGuard], None]) -> None:
+    begin(fork)
+    assert is_default()
+    assert not watchers()
+
+
+def test_out_of_descriptors_it_says_so(
+    fork: ForkGuard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pipe() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    fork.begin()
+    assert is_default()
+    assert "SIGTERM is not looked after in this fork" in capsys.readouterr().err
+
+
+def test_the_wakeup_descriptor_of_somebody_who_came_later_is_left(fork: ForkGuard) -> None:
+    fork.begin()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    end_watching(fork)
+    fork.enter(was_guarded=False, close=lambda: None)
+    assert signal.set_wakeup_fd(-1) == write_end
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_daemons_descriptors_are_its_own(fork: ForkGuard) -> None:
+    """It has closed all that it inherited, and one of the numbers is another file's now."""
+    fork.begin()
+    assert fork._pipe is not None
+    signal.set_wakeup_fd(-1)
+    read_end = fork._pipe[0].number
+    end_watching(fork)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, read_end)
+    fork.enter(was_guarded=False, close=lambda: None)
+    os.fstat(read_end)
+    os.close(read_end)
+    os.close(null)
+
+
+@pytest.mark.parametrize("error", [ChannelError("no way"), OSError(errno.EBADF, "bad")])
+def test_a_channel_that_is_none_here_says_so_when_used(error: Exception) -> None:
+    class Refusing(RecordingWriter):
+        def in_fork(self) -> RecordingWriter:
+            raise error
+
+    writer = writer_in_fork(Refusing())
+    for call in (writer.open, lambda: writer.write(b"1\n")):
+        with pytest.raises(ChannelError, match=r"no way|cannot be used from this forked process"):
+            call()
+    writer.close()
