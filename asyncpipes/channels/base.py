@@ -128,6 +128,14 @@ class ChannelReader(ABC):
         """
         return None
 
+    async def seal(self) -> None:
+        """Reading is about to end: have what a script writes from now on fail, if that can be.
+
+        What was written before is read after this; so nothing that a script believes to be
+        written is lost in silence. Best effort: the default does nothing.
+        """
+        return
+
     @abstractmethod
     async def aclose(self) -> None:
         """Release everything. Idempotent; safe to call while cancelled."""

@@ -16,11 +16,12 @@ import asyncio
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ChannelError
 from .base import Channel, ChannelReader
-from .file_writer import GUARANTEES, FileWriter, open_unfollowed
+from .file_writer import GUARANTEES, FileWriter, open_unfollowed, seal
 from .finishing import outlast, to_its_end
 
 if TYPE_CHECKING:
@@ -195,6 +196,10 @@ class _FileReader(ChannelReader):
         status = await asyncio.to_thread(os.fstat, self._file.fileno())
         return max(status.st_size - self._position, 0)
 
+    async def seal(self) -> None:
+        assert self._file is not None, "seal() before open()"
+        await to_its_end(seal, self._file.fileno())
+
     async def aclose(self) -> None:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
@@ -216,6 +221,9 @@ class _FileReader(ChannelReader):
         directory, self._directory = self._directory, None
         created, self._created = self._created, None
         if not self._channel.cleanup_file:
+            if created is not None:
+                with suppress(OSError):
+                    os.chmod(self._path, stat.S_IMODE(created.st_mode))
             return
         if directory is not None:
             import shutil

@@ -66,10 +66,40 @@ _PAUSE, _LONGEST_PAUSE = 0.0001, 0.001
 #: and whoever has the lock perhaps with it.
 _LONGEST_LOOK = 0.1
 
+#: Seconds in which a host tries to seal the file in its turn, among those who still write.
+SEAL_SECONDS = 0.5
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 #: How many links in a row Linux follows.
 _MOST_LINKS = 40
+
+
+def is_sealed(status: os.stat_result) -> bool:
+    """Whether a host has said that it reads no more: nobody may write to the file."""
+    return not status.st_mode & _WRITABLE
+
+
+def seal(fd: int) -> None:
+    """Say so, in no writer's middle. Blocks for :data:`SEAL_SECONDS` at most."""
+    if os.name != "posix":
+        return
+    deadline = time.monotonic() + SEAL_SECONDS
+    locked = False
+    try:
+        while not locked and time.monotonic() < deadline:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) & ~_WRITABLE)
+    except OSError:
+        pass  # a file system without either, or somebody else's file
+    finally:
+        if locked:
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def open_unfollowed(path: str, flags: int) -> int:
@@ -156,7 +186,8 @@ class FileWriter(ChannelWriter):
         try:
             if not os.path.isabs(self._path):
                 self._path = os.path.join(os.getcwd(), self._path)  # in_fork() may be elsewhere
-            self._fd = self._open()
+            if self._fd < 0:
+                self._fd = self._open(self._path)
             self._opened = os.fstat(self._fd)
             self._pid = os.getpid()
             if self._untearable:
@@ -172,11 +203,12 @@ class FileWriter(ChannelWriter):
                 " this process must be able to reach it under the same path"
             ) from error
 
-    def _open(self) -> int:
+    def _open(self, path: str) -> int:
+        follow = os.open if path != self._path else open_unfollowed
         try:
-            fd = open_unfollowed(self._path, os.O_RDWR | os.O_APPEND)
+            fd = follow(path, os.O_RDWR | os.O_APPEND | _FLAGS)
         except PermissionError:
-            return open_unfollowed(self._path, os.O_WRONLY | os.O_APPEND)
+            return follow(path, os.O_WRONLY | os.O_APPEND | _FLAGS)
         self._readable = hasattr(os, "pread")
         return fd
 
@@ -210,7 +242,14 @@ class FileWriter(ChannelWriter):
             ) from error
 
     def _append(self, lines: bytes) -> None:
-        size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        size = status.st_size
+        if is_sealed(status):
+            raise ChannelError(
+                f"nobody reads the messages file {self._path} any more: the host's session was over"
+                " before this was reported. Such a session ends when all contexts that were opened"
+                " have closed: open one for each script, or with until_finish=True"
+            )
         self._shared = self._end not in (-1, size)
         start = self._begun
         if not start or self._shared:
@@ -284,12 +323,20 @@ class FileWriter(ChannelWriter):
             os.close(fd)
 
     def in_fork(self) -> FileWriter:
-        """A writer of the fork's own; closing the inherited descriptor unlocks nothing."""
+        """A writer of the fork's own; closing the inherited descriptor unlocks nothing.
+
+        It has the file open already where the system can open it anew by its descriptor
+        (Linux): the fork may be about to lose the right to do so, or the file its name.
+        """
         fd, self._fd = self._fd, -1
+        own = FileWriter(self._path, untearable=self._untearable)
         try:
             # A daemon has closed all it inherited, and has its own under those numbers.
             if fd >= 0 and os.path.samestat(os.fstat(fd), self._opened):
-                os.close(fd)
+                try:
+                    own._fd = own._open(f"/proc/self/fd/{fd}")
+                finally:
+                    os.close(fd)
         except OSError:
-            pass  # it is closed
-        return FileWriter(self._path, untearable=self._untearable)
+            pass  # it is closed, or there is no /proc: opening it by its path tells more
+        return own

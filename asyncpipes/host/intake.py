@@ -154,6 +154,14 @@ class Intake:
         await self._publish_health(events)
         return reason
 
+    async def has_more(self) -> bool:
+        """Whether there is more now, as far as anybody can tell."""
+        return bool(await self._channel.backlog())
+
+    async def seal(self) -> None:
+        """Have writers fail from now on; see ``ChannelReader.seal``."""
+        await self._channel.seal()
+
     async def finish(self) -> None:
         """The channel is over: what follows its last newline is a message, or a torn one."""
         await self._publish(*self._protocol.receive_end(time.time()))

@@ -292,7 +292,10 @@ class SessionRunner:
                 break
         if intake.state.open_writers or self._is_ended_by_us():
             await self._check_liveness(ended=True, most=_LAST_BYTES)
-        if await intake.take_available():
+        others_go_on = await intake.take_available()
+        await intake.seal()
+        await intake.take_available()  # what came in between
+        if others_go_on or await intake.has_more():
             self._failures.append("others were still writing to the channel when reading ended")
         await intake.finish()
 

@@ -250,6 +250,22 @@ async def test_the_temporary_file_is_the_owners_alone_and_goes() -> None:
     await reader.aclose()
 
 
+async def test_what_was_written_before_the_seal_is_read_and_the_mode_comes_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "messages"
+    async with opened(FileChannel(path, cleanup_file=False)) as reader:
+        writer = FileWriter(str(path))
+        await asyncio.to_thread(writer.open)
+        await asyncio.to_thread(writer.write, b"1\n")
+        await reader.seal()
+        with pytest.raises(ChannelError, match="nobody reads"):
+            await asyncio.to_thread(writer.write, b"2\n")
+        await asyncio.to_thread(writer.close)
+        assert await reader.read_available() == b"1\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 async def test_a_file_that_is_there_already_is_emptied(tmp_path: Path) -> None:
     path = tmp_path / "messages"
     path.write_text("of the last run\n")

@@ -786,14 +786,68 @@ def test_a_fork_finds_the_file_from_wherever_it_is(
 def test_in_fork_releases_what_was_inherited(path: Path) -> None:
     before = open_fds()
     writer = opened(path, untearable=True)
-    for _ in range(2):
-        own = writer.in_fork()
-        assert open_fds() == before
+    own = writer.in_fork()
+    assert len(open_fds()) == len(before) + 1, "and has the file open for itself"
+    again = writer.in_fork()
+    assert len(open_fds()) == len(before) + 1, "there is nothing more to release"
     own.open()
     assert not own.joined, "with the descriptor the lock of this process is gone"
     own.write(b"1\n")
     own.close()
-    assert path.read_bytes() == b"1\n"
+    assert open_fds() == before
+    again.open()
+    again.write(b"2\n")
+    again.close()
+    lines = [line.rstrip() for line in path.read_bytes().splitlines() if b'"text":""' not in line]
+    assert lines == [b"1", b"2"]
+
+
+def test_a_fork_writes_to_the_file_that_was_opened_whatever_becomes_of_its_name(
+    path: Path,
+) -> None:
+    writer = opened(path)
+    reading = os.open(path, os.O_RDONLY)
+    try:
+        path.unlink()
+        own = writer.in_fork()
+        own.open()
+        own.write(b"1\n")
+        own.close()
+        assert os.read(reading, 100) == b"1\n"
+    finally:
+        os.close(reading)
+
+
+def test_nobody_writes_to_a_file_that_is_sealed(path: Path) -> None:
+    writer = opened(path)
+    writer.write(b"1\n")
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        file_writer.seal(fd)
+        with pytest.raises(ChannelError, match=r"nobody reads .*messages any more") as info:
+            writer.write(b"2\n")
+        assert not info.value.transient
+        assert path.read_bytes() == b"1\n"
+    finally:
+        os.close(fd)
+        writer.close()
+
+
+def test_sealing_waits_for_a_write_but_not_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_writer, "SEAL_SECONDS", 0.05)
+    writer = opened(path)
+    fd = os.open(path, os.O_RDONLY)
+    other = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        file_writer.seal(fd)
+        assert file_writer.is_sealed(os.fstat(fd))
+    finally:
+        os.close(other)
+        os.close(fd)
+        writer.close()
 
 
 def test_a_fork_that_holds_the_descriptor_does_not_keep_the_lock(path: Path) -> None:

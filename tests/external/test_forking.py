@@ -16,6 +16,7 @@ import pytest
 
 from asyncpipes.errors import ChannelError
 from asyncpipes.external.forking import ForkGuard, writer_in_fork
+from asyncpipes.external.waiting import nothing
 from tests.support import RecordingWriter, in_thread, open_fds, wait_until
 
 AGAIN = [(os.getpid(), signal.SIGTERM)]
@@ -48,10 +49,10 @@ def fork(closed: list[str], told: list[int]) -> Iterator[ForkGuard]:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     descriptors = open_fds()
     guard = ForkGuard()
-    guard.enter(was_guarded=True, close=lambda: closed.append("closed"))
+    guard.enter(was_guarded=True, close=lambda: closed.append("closed"), close_with_thread=nothing)
     yield guard
     end_watching(guard)
-    guard.enter(was_guarded=False, close=lambda: None)
+    guard.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
     signal.signal(signal.SIGTERM, before)
     assert open_fds() == descriptors
     assert signal.set_wakeup_fd(-1) == -1
@@ -104,7 +105,7 @@ def test_a_signal_that_comes_while_it_closes_is_the_first_one_told_again(
         closed.append("closed")
         signal.raise_signal(signal.SIGTERM)
 
-    fork.enter(was_guarded=True, close=close)
+    fork.enter(was_guarded=True, close=close, close_with_thread=nothing)
     fork.begin()
     signal.raise_signal(signal.SIGTERM)
     assert (closed, sent) == (["closed"], AGAIN)
@@ -120,7 +121,7 @@ async def test_a_loop_that_runs_has_its_own_descriptor(
 
 
 def unguarded(fork: ForkGuard) -> None:
-    fork.enter(was_guarded=False, close=lambda: None)
+    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
     fork.begin()
 
 
@@ -157,7 +158,7 @@ def test_the_wakeup_descriptor_of_somebody_who_came_later_is_left(fork: ForkGuar
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
     end_watching(fork)
-    fork.enter(was_guarded=False, close=lambda: None)
+    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
     assert signal.set_wakeup_fd(-1) == write_end
     os.close(read_end)
     os.close(write_end)
@@ -172,7 +173,7 @@ def test_a_daemons_descriptors_are_its_own(fork: ForkGuard) -> None:
     end_watching(fork)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, read_end)
-    fork.enter(was_guarded=False, close=lambda: None)
+    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
     os.fstat(read_end)
     os.close(read_end)
     os.close(null)

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import asyncpipes.channels.file as file_module
 from asyncpipes import (
+    ChannelError,
     ClosedError,
     CustomMessageEvent,
     ExternalStreamEvent,
@@ -24,6 +26,7 @@ from asyncpipes import (
     open_pipes_session,
 )
 from asyncpipes.channels import Channel, ChannelReader, FileChannel, MemoryChannel
+from asyncpipes.channels.file_writer import FileWriter
 from asyncpipes.external.loaders import MappingParamsLoader
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
 
@@ -308,3 +311,47 @@ async def test_output_that_a_stock_script_copies_after_its_closed_is_read(
     late = [event for event in session.result.events if isinstance(event, ExternalStreamEvent)]
     assert [event.text for event in late] == ["late"]
     assert session.outcome.ok
+
+
+async def test_a_script_that_comes_too_late_is_told() -> None:
+    """It has opened the file, and nobody will read what it writes: that is no success."""
+    async with open_pipes_session(strict=False) as session:
+        loader = MappingParamsLoader(session.bootstrap)
+        late = FileWriter(str(loader.load_messages_params()["path"]))
+        await asyncio.to_thread(late.open)
+        async with open_pipes(params_loader=loader) as pipes:
+            pipes.report_custom_message(1)
+    assert session.outcome.ok
+    with pytest.raises(ChannelError, match="session was over"):
+        await asyncio.to_thread(late.write, b"{}\n")
+    await asyncio.to_thread(late.close)
+
+
+async def test_what_a_second_script_wrote_by_then_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the last look and the end of reading there is room for another script."""
+    seal = file_module.seal
+    lines = [
+        b'{"__dagster_pipes_version":"0.1","method":"opened","params":{"extras":{}}}\n',
+        b'{"__dagster_pipes_version":"0.1","method":"report_custom_message","params":'
+        b'{"payload":2}}\n',
+    ]
+    written = []
+
+    def comes_in_between(fd: int) -> None:
+        if not written:
+            written.append(late.write(b"".join(lines)))
+        seal(fd)
+
+    monkeypatch.setattr(file_module, "seal", comes_in_between)
+    async with open_pipes_session(strict=False) as session:
+        loader = MappingParamsLoader(session.bootstrap)
+        late = FileWriter(str(loader.load_messages_params()["path"]))
+        await asyncio.to_thread(late.open)
+        async with open_pipes(params_loader=loader) as pipes:
+            pipes.report_custom_message(1)
+    await asyncio.to_thread(late.close)
+    assert [event.payload for event in session.result.custom_messages] == [1, 2]
+    assert not session.outcome.closed
+    assert not session.outcome.ok
