@@ -51,10 +51,11 @@ ALLOWED = (
     ),
     Allowed(
         "asyncpipes/external/outbox.py",
-        "_put_result",
+        "_put_written",
         "A result on an immediate channel is written when its call returns, so that it"
         " survives an os._exit: the caller waits until the outbox has written it, and all that"
-        " was reported before it, each write after at most 0.1 s for the lock of the file.",
+        " was reported before it, each write after at most 0.1 s for the lock of the file. A"
+        " fork's first report does so whatever it is, a log too: once in each fork.",
     ),
 )
 

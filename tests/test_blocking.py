@@ -237,7 +237,7 @@ def report(folder: Path) -> None:
         writer.open_for_good()
 
 
-ENTRANCES = {"_load": enter, "__exit__": leave, "close": close, "_put_result": report}
+ENTRANCES = {"_load": enter, "__exit__": leave, "close": close, "_put_written": report}
 
 
 @pytest.mark.parametrize("allowed", ALLOWED, ids=lambda each: each.function)

@@ -387,7 +387,6 @@ class PipesContext(Reporter):
         forking.watch_worker(self, PipesContext._note_failure)
 
     def _begin_in_fork(self) -> None:
-        forking.call_at_worker_exit(self.close_fork)
         if self._options.handle_signals:
             forking.guard.begin()
 

@@ -4,7 +4,8 @@
 
     parent ──os.fork()──▶ child: lifecycle.after_fork() ─▶ PipesContext.follow_fork()
                                  ─▶ ChannelWriter.in_fork(): the descriptor is the parent's no more
-           first report ─▶ opens the channel as a writer of its own: ``opened``, numbers from 1
+           first report ─▶ opens the channel as a writer of its own: ``opened``, numbers from 1;
+                           both are with an immediate channel when the call returns
            end of the ``with``, of a multiprocessing worker, of the interpreter, of the
            thread that forked, or SIGTERM
                         ─▶ ``closed``
@@ -13,7 +14,8 @@ A pool ends its workers by SIGTERM, so that is an end as any other. See :class:`
 which looks after the threads that fork, too.
 
 A process that ends by ``os._exit`` or is killed sends no ``closed``, and the outcome says
-that its writer never closed: nobody can know whether it had more to say.
+that its writer never closed: nobody can know whether it had more to say. That takes a host
+that knows of the writer, so its first report is written at once, whatever it is.
 
 Workers that are spawned, or come from a fork server, share nothing with their parent.
 They find the same bootstrap in their environment, and call ``open_pipes()`` themselves.
@@ -27,6 +29,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -71,14 +74,19 @@ class _NoWriter(ChannelWriter):
         pass
 
 
+def _multiprocessing() -> Any:
+    """Its ``util`` module, or None if it is not imported: then this fork is no worker of its."""
+    return sys.modules.get("multiprocessing.util")
+
+
 def watch_worker(owner: T, note: Callable[[T, BaseException], None]) -> None:
     """If this fork becomes a multiprocessing worker, have its failure noted.
 
     To be called as soon as it is forked: its exit hooks cannot tell how it ended, on
     Python 3.13 and later.
     """
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is None:  # then it is none
+    util = _multiprocessing()
+    if util is None:
         return
 
     def begin(owner: T) -> None:
@@ -95,18 +103,6 @@ def watch_worker(owner: T, note: Callable[[T, BaseException], None]) -> None:
         worker.run = watched
 
     util.register_after_fork(owner, begin)
-
-
-def call_at_worker_exit(close: Callable[[], None]) -> None:
-    """Call ``close`` when a multiprocessing worker ends.
-
-    Such a worker leaves by ``os._exit``: ``with`` blocks of the parent's are not left, and
-    exit hooks not run before Python 3.13, but multiprocessing's own finalizers are.
-    Where this process is no such worker, they are never run, or together with the exit hooks.
-    """
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, close, exitpriority=_LAST)
 
 
 #: Seconds until the main thread is told again that SIGTERM has come.
@@ -146,21 +142,25 @@ class _Farewell:
 
 
 def _threads_to_wait_for() -> list[threading.Thread]:
-    """Those that an interpreter waits for before its exit hooks."""
+    """Those that an interpreter waits for before its exit hooks, but for this one."""
+    not_these = {threading.main_thread().ident, threading.get_ident()}
     return [
         thread
         for thread in threading.enumerate()
-        if thread.is_alive() and not thread.daemon and thread is not threading.main_thread()
+        if thread.is_alive() and not thread.daemon and thread.ident not in not_these
     ]
 
 
 class ForkGuard:
-    """How a forked process ends: by SIGTERM, or with the thread that forked it.
+    """How a forked process ends: by SIGTERM, as a worker, or with the thread that forked it.
 
     **SIGTERM** in a forked process: end its writers, then die of SIGTERM.
 
     Only where the parent's contexts looked after SIGTERM, and from the first report on, if
-    that is made in the main thread: a fork that never reports has the default action.
+    that is made in the main thread, where alone a handler can be set: a fork that never
+    reports has the default action, and so has one that first reports from another thread.
+    A multiprocessing worker, many of which work in threads, is looked after before its work
+    begins, so one that never reports ends as soon as its main thread runs Python code.
 
     Python runs a handler in the main thread when that runs Python code again. A worker
     of a pool waits for a semaphore, and a signal that comes right before that wait does
@@ -171,6 +171,11 @@ class ForkGuard:
     And a fork forgets what signals have come for a handler before it runs Python code: one
     that is ended before it has begun would live on as well. So SIGTERM is held back while
     the process forks, and comes when the default action is in force.
+
+    **A multiprocessing worker** leaves by ``os._exit``: ``with`` blocks of the parent's are not
+    left, and exit hooks not run before Python 3.13, nor any of the parent's from then on, but
+    multiprocessing's own finalizers are. Up to Python 3.12 that is before it waits for its
+    threads, which may report until they end, some for the first time.
 
     **A fork that another thread than the main one makes** has that thread for its main one.
     Where that returns, raises or calls ``sys.exit``, it ends as threads do: the interpreter
@@ -185,6 +190,8 @@ class ForkGuard:
         self._ends_with_thread = False
         self._close: Callable[[], None] | None = None
         self._close_with_thread: Callable[[], None] = nothing
+        self._close_worker: Callable[[], None] = nothing
+        self._is_worker = False
         self._pipe: tuple[_Descriptor, _Descriptor] | None = None
         self._begun = False
 
@@ -206,6 +213,7 @@ class ForkGuard:
         was_guarded: bool,
         close: Callable[[], None],
         close_with_thread: Callable[[], None],
+        close_worker: Callable[[], None],
     ) -> None:
         """This process has just been forked.
 
@@ -213,6 +221,7 @@ class ForkGuard:
             was_guarded: whether its parent's contexts look after SIGTERM.
             close: ends its writers, since SIGTERM has come.
             close_with_thread: ends them and their threads, since the thread that forked ends.
+            close_worker: ends them, since the multiprocessing worker ends that this may become.
         """
         was_guarded |= signal.getsignal(signal.SIGTERM) == self._handle
         if was_guarded:
@@ -224,20 +233,26 @@ class ForkGuard:
         self._begun = False
         self._close = close if was_guarded else None
         self._close_with_thread = close_with_thread
+        self._close_worker = close_worker
+        self._is_worker = False
+        if util := _multiprocessing():
+            util.register_after_fork(self, ForkGuard._worker_begins)
         # The main thread of such a fork is none for the interpreter in its own forks either.
         self._ends_with_thread |= getattr(self._local, "is_other", False)
         if self._ends_with_thread:
             self._local.farewell = _Farewell(self._thread_ends)
 
     def begin(self) -> None:
-        """The fork reports for the first time."""
+        """The fork reports for the first time, or is a worker and may do so from any thread."""
         if self._close is None:
             return
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
-        if asyncio._get_running_loop() is None:  # a loop has such a descriptor of its own
+        # A loop has such a descriptor of its own. And it is there if the worker has taken
+        # back the handler that it began with.
+        if asyncio._get_running_loop() is None and self._pipe is None:
             try:
                 self._begin_to_watch()
             except (OSError, RuntimeError) as error:  # out of descriptors or threads
@@ -304,17 +319,41 @@ class ForkGuard:
         finally:
             self._stop_handling()  # from here on, nobody would run the handler
         # Not here: one of them may be waiting for this one's end.
-        in_own_thread(self._close_after_others)(nothing)
+        in_own_thread(partial(self._close_after_others, self._close_with_thread))(nothing)
 
     def _stop_handling(self) -> None:
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._stop_watching()
 
-    def _close_after_others(self) -> None:
+    def _worker_begins(self) -> None:
+        if self._is_worker:
+            return  # told by each of the processes that it descends from
+        self._is_worker = True
+        if util := _multiprocessing():
+            util.Finalize(None, self._worker_ends, exitpriority=_LAST)
+        self.begin()
+
+    def _worker_ends(self) -> None:
+        if not _threads_to_wait_for():
+            self._close_worker()
+            return
+        # Not here: some end only when the main thread has gone on to wait for them, as those
+        # of an executor. It waits for this one with them.
+        try:
+            threading.Thread(
+                target=self._close_after_others,
+                args=(self._close_worker,),
+                name="asyncpipes-close",
+                daemon=False,
+            ).start()
+        except RuntimeError as error:  # the system has no more
+            complain(f"asyncpipes: this worker's end is not reported: {error}")
+
+    def _close_after_others(self, close: Callable[[], None]) -> None:
         while threads := _threads_to_wait_for():
             threads[0].join()
-        self._close_with_thread()
+        close()
 
 
 guard = ForkGuard()

@@ -120,6 +120,7 @@ def _after_fork() -> None:
             was_guarded=guard.leave_to_fork(),
             close=_end_by_signal,
             close_with_thread=_end_with_thread,
+            close_worker=_end_worker,
         )
         for context in _open_contexts.copy():
             context.follow_fork()
@@ -135,6 +136,11 @@ def _end_by_signal() -> None:
 def _end_with_thread() -> None:
     for context in _open_contexts.copy():
         context.end_with_thread()
+
+
+def _end_worker() -> None:
+    for context in _open_contexts.copy():
+        context.close_fork()
 
 
 class Termination:

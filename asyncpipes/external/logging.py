@@ -65,9 +65,10 @@ class PipesHandler(logging.Handler):
             records go nowhere.
         level: the lowest level that is sent.
 
-    It never raises into the code that logs and never blocks the event loop. A
-    record whose message cannot be formatted is sent with its parts as they are. A
-    formatter that was set is used for the message.
+    It never raises into the code that logs and never blocks the event loop, but for the
+    first report of a forked process, which waits until a file channel has it. A record
+    whose message cannot be formatted is sent with its parts as they are. A formatter that
+    was set is used for the message.
     """
 
     def __init__(self, context: Reporter | None = None, level: int | str = 0) -> None:

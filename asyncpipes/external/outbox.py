@@ -22,7 +22,10 @@ callers hold, so a report made from inside ``put`` (by a signal's handler, or by
 
 In a forked process there is no such thread, and locks that other threads held stay
 locked. So a fork has an outbox of its own, which opens the channel and starts its
-thread with the first message: most forks never report.
+thread with the first message: most forks never report. A host is to know of a fork that
+has reported and then crashes, so that first message is written before its call returns,
+whatever its kind, on an immediate channel whose host takes an ``opened`` from every writer.
+So a log may wait for one write, once in each fork, on a running loop's thread too.
 
 The buffer is bounded, and what happens at the bound depends on what is put and
 from where; see :class:`Kind`.
@@ -62,7 +65,8 @@ class Kind(Enum):
 
     Above the limit is where more than the limit waits already, so one line may cross
     it, however long it is, and an empty buffer takes any. The thread that is writing
-    counts as a loop's: a writer that logs must not wait for itself.
+    counts as a loop's: a writer that logs must not wait for itself. In a fork all of them
+    wait for their own write until the first is done, as results always do.
 
     CAPTURE is copied standard output. It never blocks: its thread must keep
     draining the pipe that the script's ``print`` writes to.
@@ -116,6 +120,7 @@ class Outbox:
         self._lock = threading.RLock()
         self._lines: deque[Line] = deque([(opening, time(), None)] if opening else ())
         self._prepared = len(self._lines)
+        self._is_known = not opening  # to the host, as far as it depends on this outbox
         self._last: Line | None = None  # written when _lines are; nothing is accepted any more
         self._on_closed: Callable[[], None] = _nothing
         self._bytes_in = 0  # an interrupted put() may leave a line out
@@ -234,7 +239,9 @@ class Outbox:
                 limit.
         """
         if kind is Kind.RESULT:
-            return self._put_result(head)
+            return self._put_written(head, float("inf"))
+        if not self._is_known and self._put_written(head, self._max_bytes):
+            return True
         while not self._append(head, self._max_bytes):
             if self._last is not None:
                 return False
@@ -332,12 +339,12 @@ class Outbox:
             " script waits for the channel, or raise max_buffered_bytes"
         )
 
-    def _put_result(self, head: bytes) -> bool:
+    def _put_written(self, head: bytes, limit: float) -> bool:
         if not self._writer.guarantees.immediate or self._is_writer():
-            return self._append(head, float("inf"))
+            return self._append(head, limit)
         # Not an Event: a handler that waits as well might find its lock held by this wait.
         written: SimpleQueue[None] = SimpleQueue()
-        if not self._append(head, float("inf"), partial(written.put, None)):
+        if not self._append(head, limit, partial(written.put, None)):
             return False
         self._rouse()
         if not self._thread.is_alive():  # it could not be started: nobody else would write it
@@ -476,6 +483,7 @@ class Outbox:
         if self._failure is not None:
             self._lost += count_reported(batch)
         self._bytes_out += self._batch_size
+        self._is_known = True
         tell(batch)
         if self._room_waiters and self._has_room():
             self._tell_room(forget=True)

@@ -327,6 +327,22 @@ assert p.is_closed
     assert (done.returncode, done.stderr) == (-signal.SIGTERM if then == "default" else 0, "")
 
 
+def test_a_context_that_is_entered_in_another_thread_leaves_sigterm_alone(tmp_path: Path) -> None:
+    """No handler can be set there: the process dies of it, and the context never closes."""
+    code = """
+p = open_pipes(params_loader=env("a"))
+t = threading.Thread(target=p.__enter__); t.start(); t.join()
+p.report_asset_check("c", True, asset_key="orders")
+assert default()
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(3)
+"""
+    done = run(tmp_path, code)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+    messages = parsed((tmp_path / "a").read_bytes())
+    assert [m["method"] for m in messages] == ["opened", "report_asset_check"]
+
+
 def test_a_handler_set_inside_the_block_stays(tmp_path: Path) -> None:
     code = """
 mine = lambda *_: None

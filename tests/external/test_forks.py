@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from asyncpipes.channels.base import ChannelWriter
 from asyncpipes.errors import ChannelError
+from asyncpipes.external import forking
 from tests.support import (
     OURS,
     PATIENCE,
@@ -244,6 +247,209 @@ def test_pools_of_forked_workers(run: Run, host: str, pool: str) -> None:
     check_workers(script, host, 1)
 
 
+IN_THREADS = {
+    "a thread": """
+        def in_a_thread(name):
+            thread = threading.Thread(target=work, args=(name,))
+            thread.start()
+            thread.join()
+            return name
+    """,
+    "an executor's": """
+        def in_a_thread(name):
+            with concurrent.futures.ThreadPoolExecutor(1) as threads:
+                return threads.submit(work, name).result()
+    """,
+}
+
+
+@pytest.mark.parametrize("way", IN_THREADS)
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_workers_of_a_pool_that_report_from_threads(run: Run, host: str, way: str) -> None:
+    """SIGTERM ends them as it does others: no handler can be set in these threads."""
+    script = run(
+        textwrap.dedent(IN_THREADS[way])
+        + """
+with open_pipes():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(in_a_thread, ["w0"]) == ["w0"]
+"""
+    )
+    check_workers(script, host, 1)
+
+
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_a_fork_that_first_reports_from_a_thread_leaves_sigterm_alone(run: Run, host: str) -> None:
+    """Nothing runs in its main thread before, as it does in a worker of multiprocessing's."""
+    script = run(
+        """
+        with open_pipes():
+            read, write = os.pipe()
+            pid = os.fork()
+            if not pid:
+                thread = threading.Thread(target=work, args=("w0",))
+                thread.start()
+                thread.join()
+                PipesContext.get().flush()
+                assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+                os.write(write, b"x")
+                time.sleep(600)
+            assert os.read(read, 1) == b"x"
+            os.kill(pid, signal.SIGTERM)
+            assert ended(pid) == -signal.SIGTERM
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert custom(script.messages) == ["w0"]
+    if host == "ours":
+        assert [methods(m)[-1] for m in script.by_writer()] == ["closed", "report_asset_check"]
+
+
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_a_worker_that_never_reports_ends_by_sigterm(run: Run, host: str) -> None:
+    script = run(
+        """
+        def wait():
+            os.write(write, b"x")
+            time.sleep(600)
+
+        with open_pipes():
+            read, write = os.pipe()
+            worker = multiprocessing.get_context("fork").Process(target=wait)
+            worker.start()
+            assert os.read(read, 1) == b"x"
+            worker.terminate()
+            worker.join()
+            assert worker.exitcode == -signal.SIGTERM
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    assert methods(script.messages) == ["opened", "closed"]
+
+
+@pytest.mark.usefixtures("unmeasured_scripts")
+def test_a_worker_that_gives_sigterm_back_closes_if_it_reports_then(run: Run, host: str) -> None:
+    script = run(
+        """
+        def target():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            work("w0")
+            os.write(write, b"x")
+            time.sleep(600)
+
+        with open_pipes():
+            read, write = os.pipe()
+            worker = multiprocessing.get_context("fork").Process(target=target)
+            worker.start()
+            assert os.read(read, 1) == b"x"
+            worker.terminate()
+            worker.join()
+            assert worker.exitcode == -signal.SIGTERM
+        """
+    )
+    check_workers(script, host, 1)
+
+
+#: What a worker leaves running when its function returns; all of it reports after that.
+LEFT_RUNNING = {
+    "a thread": "threading.Thread(target=outlive).start()",
+    "a thread of one that has reported": "pipes.flush(); threading.Thread(target=outlive).start()",
+    "a thread of a thread": """
+        threading.Thread(target=lambda: threading.Thread(target=outlive).start()).start()
+    """,
+    # It ends when its owner is told to: after the worker's finalizers.
+    "an executor": """
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        executor.submit(time.sleep, 0).result()
+        threading.Thread(target=outlive).start()
+    """,
+}
+
+
+@pytest.mark.parametrize("left", LEFT_RUNNING)
+def test_threads_that_outlive_the_main_one_of_a_worker_still_report(
+    run: Run, host: str, left: str
+) -> None:
+    """The process waits for them, so its writer does: it closes when they have ended."""
+    script = run(
+        f"""
+def outlive():
+    threading.main_thread().join()
+    work("w0")
+
+def target():
+    signal.alarm(20)
+{textwrap.indent(textwrap.dedent(LEFT_RUNNING[left]).strip(), "    ")}
+
+with open_pipes() as pipes:
+    worker = multiprocessing.get_context("fork").Process(target=target)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+"""
+    )
+    check_workers(script, host, 1)
+
+
+def test_workers_of_workers_that_leave_threads_running(run: Run, host: str) -> None:
+    """Nor do two contexts wait for each other's end."""
+    script = run(
+        """
+        def outlive(name):
+            threading.main_thread().join()
+            pipes.report_custom_message(name)
+            other.report_custom_message("to the other")
+
+        def target(depth):
+            signal.alarm(20)
+            if depth:
+                start(depth - 1)
+            threading.Thread(target=outlive, args=(f"w{depth}",)).start()
+
+        def start(depth):
+            worker = multiprocessing.get_context("fork").Process(target=target, args=(depth,))
+            worker.start()
+            worker.join()
+            assert worker.exitcode == 0
+
+        other = open_pipes()
+        with other, open_pipes() as pipes:
+            start(1)
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    payloads = custom(script.messages)
+    assert sorted(payloads) == ["to the other", "to the other", "w0", "w1"]
+    if host == "ours":
+        assert [methods(m)[-1] for m in script.by_writer()] == ["closed"] * 6
+
+
+def test_where_no_thread_can_be_started_a_worker_does_not_close_early(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who has more to say has not closed, and the host is to know."""
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    closed: list[str] = []
+    guard = forking.ForkGuard()
+    guard._close_worker = lambda: closed.append("closed")
+    with ExitStack() as stack:
+        release = threading.Event()
+        thread = threading.Thread(target=release.wait)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(release.set)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            guard._worker_ends()
+    assert not closed
+    assert capsys.readouterr().err == (
+        "asyncpipes: this worker's end is not reported: can't start new thread\n"
+    )
+
+
 @pytest.mark.usefixtures("unmeasured_scripts")
 def test_a_pool_never_waits_for_a_worker_that_it_has_ended(run: Run, host: str) -> None:
     """The signal may come right before the worker waits for a semaphore, and end no wait."""
@@ -321,6 +527,54 @@ def test_a_worker_that_skips_its_exit_has_delivered_its_results(run: Run, host: 
     assert [m["params"]["check_name"] for m in checks] == [f"c{n}" for n in range(100)]
     if host == "ours":
         assert [methods(m)[-1] for m in script.by_writer()] == ["closed", "report_asset_check"]
+
+
+FIRST_REPORTS = {
+    "log": "pipes.log.info('first')",
+    "report_custom_message": "pipes.report_custom_message('first')",
+    "log_external_stream": "pipes.log_external_stream('stdout', 'first')",
+}
+
+
+@pytest.mark.parametrize("first", FIRST_REPORTS)
+@pytest.mark.parametrize("in_a_loop", [True, False])
+def test_a_worker_that_crashes_after_its_first_report_is_known(
+    run: Run, host: str, first: str, in_a_loop: bool
+) -> None:
+    """With `opened` in the file, nobody takes it for one that never was."""
+    script = run(
+        f"""
+        from asyncpipes.channels.file_writer import FileWriter
+        write = FileWriter.write
+
+        def slow(self, lines):
+            time.sleep(0.1)
+            write(self, lines)
+
+        async def main():
+            crash()
+
+        def crash():
+            {FIRST_REPORTS[first]}
+            os._exit(3)
+
+        with open_pipes() as pipes:
+            pid = os.fork()
+            if not pid:
+                if {host == "ours"}:
+                    FileWriter.write = slow
+                asyncio.run(main()) if {in_a_loop} else crash()
+            assert ended(pid) == 3
+        """
+    )
+    assert (script.returncode, script.stderr) == (0, "")
+    if host == "ours":
+        assert [methods(m) for m in script.by_writer()] == [
+            ["opened", "closed"],
+            ["opened", first],
+        ]
+    else:
+        assert ordinary(script.messages)[-1] == "closed"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -479,6 +479,57 @@ def test_a_result_is_written_before_the_call_returns(make: Callable[..., Outbox]
     assert logged(writer.messages) == ["before", "result"]
 
 
+FIRST = encode_head("opened", {"extras": {}})
+
+
+class Slow(RecordingWriter):
+    """Each write takes a moment."""
+
+    def write(self, lines: bytes) -> None:
+        time.sleep(0.05)
+        super().write(lines)
+
+
+@pytest.mark.parametrize("kind", [Kind.RECORD, Kind.CUSTOM])
+def test_the_first_message_of_a_fork_is_written_before_the_call_returns(kind: Kind) -> None:
+    writer = Slow(immediate=True)
+    outbox = Outbox(writer, "w", LIMIT, opening=FIRST)
+    outbox.put(log("first"), kind)
+    assert methods(writer.messages) == ["opened", "log"]
+    finish(outbox)
+
+
+@pytest.mark.parametrize(
+    ("immediate", "opening"),
+    [(True, b""), (False, FIRST)],
+    ids=["towards a stock host", "on a channel that is not immediate"],
+)
+def test_elsewhere_the_first_message_of_a_fork_waits_for_nothing(
+    immediate: bool, opening: bytes
+) -> None:
+    writer = GatedWriter(immediate=immediate)
+    outbox = Outbox(writer, "w", LIMIT, opening=opening)
+    in_thread(lambda: outbox.put(log("first"), Kind.RECORD))
+    writer.wait_entered()
+    assert writer.messages == []
+    writer.open_for_good()
+    finish(outbox)
+
+
+async def test_the_limit_holds_for_a_fork_whose_channel_is_busy() -> None:
+    """And its logs wait for the first try alone."""
+    writer = FailingWriter(busy(), immediate=True)
+    outbox = Outbox(writer, "w", LIMIT, opening=FIRST)
+    with pytest.raises(BufferFullError):
+        for _ in range(LIMIT):
+            outbox.put(log("x" * 100), Kind.CUSTOM)
+    assert not outbox.put(log("dropped"), Kind.RECORD)
+    writer.left = 0
+    await asyncio.to_thread(finish, outbox)
+    assert methods(writer.messages)[:2] == ["opened", "log"]
+    assert writer.messages[-1]["dropped"] == 1
+
+
 def test_an_inline_write_ends_with_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the caller would write for all others, as long as they report."""
 

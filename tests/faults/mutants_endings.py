@@ -70,8 +70,8 @@ def leaves_results_to_the_thread(patch: Patch) -> None:
 
     from asyncpipes.external.outbox import Outbox
 
-    _slow_writes(patch)
-    patch(Outbox, "_put_result", lambda self, head, *args, **options: self._append(head, math.inf))
+    slow_writes(patch)
+    patch(Outbox, "_put_written", lambda self, head, *args, **options: self._append(head, math.inf))
 
 
 @mutant("script")
@@ -81,11 +81,11 @@ def flushes_without_waiting(patch: Patch) -> None:
 
     from asyncpipes import PipesContext
 
-    _slow_writes(patch)
+    slow_writes(patch)
     patch(PipesContext, "flush", lambda *args, **options: asyncio.sleep(0))
 
 
-def _slow_writes(patch: Patch) -> None:
+def slow_writes(patch: Patch) -> None:
     """A write takes as long as a busy thread of the script may keep the interpreter."""
     import time
 

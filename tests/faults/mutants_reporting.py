@@ -318,6 +318,22 @@ def forks_report_to_nobody(patch: Patch) -> None:
 
 
 @mutant("script")
+def forks_are_announced_late(patch: Patch) -> None:
+    """A fork's `opened` leaves with its first message, which is written a moment after the call."""
+    from asyncpipes.external.outbox import Outbox
+    from tests.faults.mutants_endings import slow_writes
+
+    init = Outbox.__init__
+
+    def known(self: Outbox, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        self._is_known = True
+
+    slow_writes(patch)
+    patch(Outbox, "__init__", known)
+
+
+@mutant("script")
 def all_writers_have_one_id(patch: Patch) -> None:
     """Every process that reports does so under the same writer id."""
     import os
@@ -332,6 +348,21 @@ def workers_do_not_close(patch: Patch) -> None:
 
     patch(PipesContext, "close_fork", lambda *args, **options: None)
     patch(PipesContext, "end_by_signal", lambda *args, **options: None)
+
+
+@mutant("script")
+def workers_leave_sigterm_to_the_first_report(patch: Patch) -> None:
+    """A worker looks after SIGTERM from its first report on, if its main thread makes that."""
+    from asyncpipes.external.forking import ForkGuard
+
+    begins = ForkGuard._worker_begins
+
+    def unguarded(self: ForkGuard, *args: Any, **options: Any) -> None:
+        close, self._close = self._close, None
+        begins(self, *args, **options)
+        self._close = close
+
+    patch(ForkGuard, "_worker_begins", unguarded)
 
 
 @mutant("script")

@@ -118,6 +118,86 @@ async def test_case_18_a_worker_that_skips_its_exit(subject: Subject) -> None:
     assert any("never closed" in reason for reason in report.problems), report.problems
 
 
+_CRASHED = f"""{_SILENCE}
+import multiprocessing
+
+def exits():
+    pipes.log.info("before the exit")
+    os._exit(0)
+
+def is_killed():
+    pipes.report_custom_message("before the kill")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+context = multiprocessing.get_context("fork")
+with open_pipes() as pipes:
+    for target in (exits, is_killed):
+        worker = context.Process(target=target)
+        worker.start()
+        worker.join()
+"""
+
+
+@case(
+    18,
+    fails="nothing tells that a worker did not come to its end: the run is a success",
+    mutants=["forks_are_announced_late"],
+)
+async def test_case_18_workers_that_crash_after_their_first_report(subject: Subject) -> None:
+    """Whatever it is: nobody would know of the worker without it."""
+    report = await subject.run(_CRASHED)
+    assert report.custom == ["before the kill"]
+    assert [text for _, text in report.logs] == ["before the exit"]
+    assert not report.ok
+    assert any("2 of 3 contexts" in reason for reason in report.problems), report.problems
+
+
+_THREADS = f"""{_SILENCE}
+import multiprocessing, threading
+
+def report(number, first=None):
+    if first is not None:
+        first.join()
+    pipes.report_custom_message(number)
+
+def in_a_thread(number):
+    thread = threading.Thread(target=report, args=(number,))
+    thread.start()
+    thread.join()
+
+def until_it_is_terminated():
+    in_a_thread(4)
+    os.write(write, b"x")
+    time.sleep(3600)
+
+def outlived_by_a_thread():
+    report(5)
+    threading.Thread(target=report, args=(6, threading.current_thread())).start()
+
+read, write = os.pipe()
+context = multiprocessing.get_context("fork")
+with open_pipes() as pipes:
+    with context.Pool(2) as pool:  # which ends most of its workers by SIGTERM
+        pool.map(in_a_thread, range(4), chunksize=1)
+    worker = context.Process(target=until_it_is_terminated)
+    worker.start()
+    assert os.read(read, 1) == b"x"
+    worker.terminate()
+    worker.join()
+    worker = context.Process(target=outlived_by_a_thread)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+"""
+
+
+@case(18, mutants=["forks_report_to_nobody", "workers_leave_sigterm_to_the_first_report"])
+async def test_case_18_workers_that_report_from_threads(subject: Subject) -> None:
+    report = await subject.run(_THREADS)
+    assert sorted(report.custom) == list(range(7))
+    assert report.ok, report.problems
+
+
 _TERMINATED = f"""{_SILENCE}
 import multiprocessing
 
