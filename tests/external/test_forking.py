@@ -38,6 +38,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return told
 
 
+def enter(guard: ForkGuard, *, was_guarded: bool, close: Callable[[], None]) -> None:
+    """As in a fork that is made in the main thread, and no worker of multiprocessing."""
+    guard.enter(
+        was_guarded=was_guarded, close=close, close_with_thread=nothing, close_worker=nothing
+    )
+
+
 @pytest.fixture
 def closed() -> list[str]:
     return []
@@ -49,10 +56,10 @@ def fork(closed: list[str], told: list[int]) -> Iterator[ForkGuard]:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     descriptors = open_fds()
     guard = ForkGuard()
-    guard.enter(was_guarded=True, close=lambda: closed.append("closed"), close_with_thread=nothing)
+    enter(guard, was_guarded=True, close=lambda: closed.append("closed"))
     yield guard
     end_watching(guard)
-    guard.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
+    enter(guard, was_guarded=False, close=lambda: None)
     signal.signal(signal.SIGTERM, before)
     assert open_fds() == descriptors
     assert signal.set_wakeup_fd(-1) == -1
@@ -105,7 +112,7 @@ def test_a_signal_that_comes_while_it_closes_is_the_first_one_told_again(
         closed.append("closed")
         signal.raise_signal(signal.SIGTERM)
 
-    fork.enter(was_guarded=True, close=close, close_with_thread=nothing)
+    enter(fork, was_guarded=True, close=close)
     fork.begin()
     signal.raise_signal(signal.SIGTERM)
     assert (closed, sent) == (["closed"], AGAIN)
@@ -121,7 +128,7 @@ async def test_a_loop_that_runs_has_its_own_descriptor(
 
 
 def unguarded(fork: ForkGuard) -> None:
-    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
+    enter(fork, was_guarded=False, close=lambda: None)
     fork.begin()
 
 
@@ -158,7 +165,7 @@ def test_the_wakeup_descriptor_of_somebody_who_came_later_is_left(fork: ForkGuar
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
     end_watching(fork)
-    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
+    enter(fork, was_guarded=False, close=lambda: None)
     assert signal.set_wakeup_fd(-1) == write_end
     os.close(read_end)
     os.close(write_end)
@@ -173,10 +180,10 @@ def test_a_daemons_descriptors_are_its_own(fork: ForkGuard) -> None:
     end_watching(fork)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, read_end)
-    fork.enter(was_guarded=False, close=lambda: None, close_with_thread=nothing)
+    enter(fork, was_guarded=False, close=lambda: None)
     os.fstat(read_end)
-    os.close(read_end)
-    os.close(null)
+    for number in {read_end, null}:  # it may have got that very number
+        os.close(number)
 
 
 @pytest.mark.parametrize("error", [ChannelError("no way"), OSError(errno.EBADF, "bad")])

@@ -25,7 +25,7 @@ from asyncpipes import (
     open_pipes,
     open_pipes_session,
 )
-from asyncpipes.channels import Channel, ChannelReader, FileChannel, MemoryChannel
+from asyncpipes.channels import Channel, ChannelReader, FileChannel, MemoryChannel, file_writer
 from asyncpipes.channels.file_writer import FileWriter
 from asyncpipes.external.loaders import MappingParamsLoader
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
@@ -331,17 +331,15 @@ async def test_what_a_second_script_wrote_by_then_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between the last look and the end of reading there is room for another script."""
-    seal = file_module.seal
+    seal = file_writer.seal
     lines = [
         b'{"__dagster_pipes_version":"0.1","method":"opened","params":{"extras":{}}}\n',
         b'{"__dagster_pipes_version":"0.1","method":"report_custom_message","params":'
         b'{"payload":2}}\n',
     ]
-    written = []
 
     def comes_in_between(fd: int) -> None:
-        if not written:
-            written.append(late.write(b"".join(lines)))
+        late.write(b"".join(lines))
         seal(fd)
 
     monkeypatch.setattr(file_module, "seal", comes_in_between)
