@@ -335,6 +335,7 @@ class FileWriter(ChannelWriter):
             if fd >= 0 and os.path.samestat(os.fstat(fd), self._opened):
                 try:
                     own._fd = own._open(f"/proc/self/fd/{fd}")
+                    own._opened = self._opened  # for the forks of this one
                 finally:
                     os.close(fd)
         except OSError:
