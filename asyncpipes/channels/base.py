@@ -98,6 +98,10 @@ class ChannelWriter(ABC):
 class ChannelReader(ABC):
     """The host's end. Lives on one event loop, used by one task at a time."""
 
+    #: Whether the host may offer its extensions of protocol 0.1 to the script: not where
+    #: somebody else reads the messages first, who would choke on them.
+    extensible: bool = True
+
     @property
     @abstractmethod
     def params(self) -> Mapping[str, Any]:
@@ -127,6 +131,17 @@ class ChannelReader(ABC):
         read until it is empty, which others that go on writing may put off.
         """
         return None
+
+    async def settle(self) -> None:
+        """The script has ended: wait until all that it has written can be read here.
+
+        Called once, before the session reads to the end. For a channel on which that takes
+        its time; the default returns at once.
+
+        Raises:
+            ChannelError: some of it never will be.
+        """
+        return
 
     async def seal(self) -> None:
         """Reading is about to end: have what a script writes from now on fail, if that can be.

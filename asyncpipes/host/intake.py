@@ -154,6 +154,10 @@ class Intake:
         await self._publish_health(events)
         return reason
 
+    async def settle(self) -> None:
+        """Wait until all that a script which has ended has written can be read."""
+        await self._channel.settle()
+
     async def has_more(self) -> bool:
         """Whether there is more now, as far as anybody can tell."""
         return bool(await self._channel.backlog())

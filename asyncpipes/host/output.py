@@ -218,24 +218,26 @@ class Forward:
             if self._is_limited:
                 self._writing.deadline = anyio.current_time() + self._patience
             # The terminal or pipe behind our stdout may be slow, or stall.
-            await self._thread.run(lambda: self._write_blocking(data))
+            await self._thread.run(lambda: write_out(self.stream, data))
         self.gave_up = self._writing.cancelled_caught
         self._writing = None
 
-    def _write_blocking(self, data: bytes) -> None:
-        target: IO[str] | None = getattr(sys, self.stream)
-        if target is None:
-            return  # a host without standard streams
-        try:
-            if target is getattr(sys, f"__{self.stream}__"):
-                # Past Python's text layer, which is not made for two threads, as if the
-                # script had the stream itself: bytes as they are, whatever the encoding.
-                _write_all(target.fileno(), data)
-            else:  # somebody put another in its place, which takes text
-                target.write(_for_encoding(data, getattr(target, "encoding", None)))
-                target.flush()
-        except (OSError, ValueError):
-            pass  # our own output is closed: the script must not suffer for it
+
+def write_out(stream: Stream, data: bytes) -> None:
+    """Write to this process's own stdout or stderr; nothing happens if that is closed. Blocks."""
+    target: IO[str] | None = getattr(sys, stream)
+    if target is None:
+        return  # a host without standard streams
+    try:
+        if target is getattr(sys, f"__{stream}__"):
+            # Past Python's text layer, which is not made for two threads, as if the
+            # script had the stream itself: bytes as they are, whatever the encoding.
+            _write_all(target.fileno(), data)
+        else:  # somebody put another in its place, which takes text
+            target.write(_for_encoding(data, getattr(target, "encoding", None)))
+            target.flush()
+    except (OSError, ValueError):
+        pass  # our own output is closed: the script must not suffer for it
 
 
 def _for_encoding(data: bytes, encoding: str | None) -> str:

@@ -284,6 +284,36 @@ class PipesSession:
         await runner.drained.wait()
         return False
 
+    def stop(self, reason: str) -> None:
+        """End the run: SIGINT to the process group now, SIGTERM and SIGKILL later.
+
+        What it had written is read and delivered, as when the block is left by an
+        exception; ``drain_timeout`` bounds what subscribers take. Returns at once. A run
+        that is over, or is being ended, is left alone.
+
+        Args:
+            reason: why, for the outcome's reasons; the outcome is ``cancelled``.
+
+        Raises:
+            NotOpenError: the session is not open yet.
+        """
+        if self._runner is None:
+            raise NotOpenError("stop: open the session first, with `async with`")
+        self._runner.stop(cancelled=reason)
+
+    async def wait_over(self) -> None:
+        """Wait until all is over: the process, the reading, the subscribers.
+
+        The outcome is there then, whether or not the block has been left. Cancelling it
+        changes nothing.
+
+        Raises:
+            NotOpenError: the session is not open yet.
+        """
+        if self._task is None:
+            raise NotOpenError("wait_over: open the session first, with `async with`")
+        await asyncio.wait([self._task])
+
     async def __aenter__(self) -> PipesSession:
         if self._runner is not None:
             raise UsageError("a session can be entered once: call open_pipes_session() again")
@@ -310,7 +340,7 @@ class PipesSession:
         runner, task = self._runner, self._task
         assert runner is not None, "entered"
         assert task is not None, "entered"
-        if isinstance(error, GeneratorExit) and not _may_await(error):
+        if isinstance(error, GeneratorExit) and not may_await(error):
             runner.abandon()
             return
         runner.hub.detach_iterators()
@@ -362,7 +392,7 @@ def _check_reading(what: str, runner: SessionRunner) -> None:
         )
 
 
-def _may_await(error: GeneratorExit) -> bool:
+def may_await(error: GeneratorExit) -> bool:
     """Whether what is being closed is an async generator, which may await; a coroutine may not.
 
     The one was closed at its ``yield``. The other was let go of, or closed by hand.

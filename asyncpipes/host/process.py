@@ -57,6 +57,7 @@ class PipesProcess:
         self._process = process
         self._exited = asyncio.Event()
         self._group_gone = False
+        self._is_interrupted = False
         self._is_left = False
 
     @property
@@ -157,19 +158,32 @@ class PipesProcess:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _SCAN_POLL)
 
+    def interrupt(self) -> None:
+        """Send SIGINT to the group: how :meth:`end` begins, at once and whatever comes after.
+
+        Idempotent, since many scripts take a second SIGINT for haste. May be called from a
+        signal's handler.
+        """
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            with suppress(PipesError):
+                self.send_signal(signal.SIGINT)
+
     async def end(self, grace: float) -> None:
-        """End the group: SIGINT, ``grace`` seconds, SIGTERM, as many again, SIGKILL.
+        """End the group: after :meth:`interrupt`, ``grace`` seconds, SIGTERM, as many, SIGKILL.
 
         Returns when the process has ended and nothing of its group is left alive, and
         1 s after SIGKILL at the latest: some cannot be ended. :meth:`survivors` names them,
         and of these the process itself is to be left to :meth:`leave`.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(PipesError):
-                self.send_signal(number)
-            with move_on_after(grace):
-                await self.gone()
-                return
+        with move_on_after(grace):
+            await self.gone()
+            return
+        with suppress(PipesError):
+            self.send_signal(signal.SIGTERM)
+        with move_on_after(grace):
+            await self.gone()
+            return
         with suppress(PipesError):
             self.kill()
         with move_on_after(_KILL_TIMEOUT):

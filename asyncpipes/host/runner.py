@@ -95,7 +95,7 @@ class SessionRunner:
 
     def leave(self) -> None:
         """The body has ended well: finish as soon as nobody can write any more."""
-        if not self.launching and (not self.handed_out or self._intake.state.closed):
+        if not self.launching and (not self.handed_out or self._all_others_have_closed):
             self._end_reading()
 
     def finish(self, exit_code: int | None) -> None:
@@ -233,10 +233,12 @@ class SessionRunner:
         stack.push_async_callback(reader.aclose)
         injected = await self._settings.context_injector.inject(self._context)
         stack.push_async_callback(injected.aclose)
-        offer: dict[str, Any] = {"v": EXTENSION_VERSION}
-        if self._settings.heartbeat is not None:
-            offer["heartbeat"] = self._settings.heartbeat
-        messages = {**reader.params, EXTENSION_KEY: offer}
+        messages = dict(reader.params)
+        if reader.extensible:
+            offer: dict[str, Any] = {"v": EXTENSION_VERSION}
+            if self._settings.heartbeat is not None:
+                offer["heartbeat"] = self._settings.heartbeat
+            messages[EXTENSION_KEY] = offer
         self.bootstrap = Bootstrap(dict(injected.params), messages)
         self._intake.attach(reader)
 
@@ -280,6 +282,7 @@ class SessionRunner:
         writes faster than this reads would decide how long it goes on.
         """
         intake = self._intake
+        await intake.settle()
         deadline = anyio.current_time() + self._settings.drain_timeout
         await self._check_liveness(ended=True)
         while not self._is_ended_by_us() and anyio.current_time() < deadline:
@@ -310,7 +313,9 @@ class SessionRunner:
     @property
     def _all_others_have_closed(self) -> bool:
         """Whether scripts that somebody else launched have come, and have all closed."""
-        return not self.launching and self._intake.state.closed
+        if self.launching or self._settings.until_finish:
+            return False
+        return self._intake.state.closed
 
     @property
     def _others_may_write(self) -> bool:

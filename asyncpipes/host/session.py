@@ -45,6 +45,7 @@ def open_pipes_session(
     silent_timeout: float | None = None,
     blocked_timeout: float | None = None,
     dead_timeout: float | None = None,
+    until_finish: bool = False,
     **fields: Any,
 ) -> PipesSession:
     """Open a session with a script; use it with ``async with``.
@@ -98,6 +99,9 @@ def open_pipes_session(
             not closed. The launched process is seen to end at once, and the run ends with
             it; a worker of its process group is looked for when it has been silent for
             2.5 times ``heartbeat`` (where there is a /proc).
+        until_finish: for scripts that somebody else launches: read until ``finish()`` is
+            called, whoever has closed by then. For launchers that may start another script
+            after one that has closed.
 
     How a script is doing is in ``session.health`` and told by ``HealthEvent``.
 
@@ -134,6 +138,7 @@ def open_pipes_session(
         silent_timeout=silent_timeout,
         blocked_timeout=blocked_timeout,
         dead_timeout=dead_timeout,
+        until_finish=until_finish,
     )
     return PipesSession(context if context is not None else build_context(**fields), settings)
 

@@ -35,6 +35,7 @@ class Settings:
     silent_timeout: float | None
     blocked_timeout: float | None
     dead_timeout: float | None
+    until_finish: bool
 
     def __post_init__(self) -> None:
         _check(isinstance(self.channel, Channel), "channel", "a Channel", self.channel)
@@ -44,7 +45,9 @@ class Settings:
             "a ContextInjector",
             self.context_injector,
         )
-        _check(isinstance(self.strict, bool), "strict", "True or False", self.strict)
+        for name in ("strict", "until_finish"):
+            value = getattr(self, name)
+            _check(isinstance(value, bool), name, "True or False", value)
         collects = get_args(Collect)
         _check(self.collect in collects, "collect", f"one of {', '.join(collects)}", self.collect)
         _check(

@@ -98,6 +98,7 @@ class Supervisor:
         self._is_ending = True
         self.limit_forwarding()
         if self.process is not None:
+            self.process.interrupt()
             self._tasks.start(self._end, self.process, name="asyncpipes end")
 
     async def _end(self, process: PipesProcess) -> None:

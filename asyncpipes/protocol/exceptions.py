@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
@@ -57,13 +58,22 @@ class PipesException:
     exceptions: tuple[PipesException, ...] = ()
 
     def __str__(self) -> str:
-        lines: list[str] = []
-        for line in _render(self, stacks=False):
-            if len(lines) == MAX_RENDERED_LINES:
-                lines.append("[the rest was left out]")
-                break
-            lines.append(line)
-        return "\n".join(lines)
+        return _first_lines(_render(self, stacks=False))
+
+    def with_stacks(self) -> str:
+        """As ``str()``, with the stacks, as Python prints tracebacks; 2,000 lines at most."""
+        return _first_lines(_render(self, stacks=True))
+
+    def to_wire(self, *, extended: bool) -> dict[str, Any]:
+        """The wire's form; as for :func:`encode_exception`."""
+        return _to_wire(self, extended)
+
+
+def _first_lines(lines: Iterator[str]) -> str:
+    shown = list(islice(lines, MAX_RENDERED_LINES + 1))
+    if len(shown) > MAX_RENDERED_LINES:
+        shown[-1] = "[the rest was left out]"
+    return "\n".join(shown)
 
 
 def encode_exception(exc: BaseException, *, extended: bool) -> dict[str, Any]:

@@ -353,3 +353,56 @@ async def test_what_a_second_script_wrote_by_then_counts(
     assert [event.payload for event in session.result.custom_messages] == [1, 2]
     assert not session.outcome.closed
     assert not session.outcome.ok
+
+
+async def test_until_finish_whoever_has_closed() -> None:
+    """For a launcher that may start another script, as after a failure."""
+    async with open_pipes_session(strict=False, until_finish=True) as session:
+        for number in (1, 2):
+            command = raw_child(f"opened(); custom({number}); closed()")
+            process = await asyncio.create_subprocess_exec(*command, env=dict(session.bootstrap))
+            await process.wait()
+        session.finish(0)
+    assert [event.payload for event in session.result.custom_messages] == [1, 2]
+
+
+class Slow(Channel):
+    """A channel on which what a script wrote can be read some time after it has ended."""
+
+    guarantees = FileChannel.guarantees
+
+    def __init__(self) -> None:
+        self._file = FileChannel()
+        self.settled = 0
+
+    async def open_reader(self) -> ChannelReader:
+        reader = await self._file.open_reader()
+        read, backlog = reader.read_available, reader.backlog
+        hidden = asyncio.Event()
+
+        async def settle() -> None:
+            self.settled += 1
+            hidden.set()
+
+        async def read_late() -> bytes:
+            return await read() if hidden.is_set() else b""
+
+        async def backlog_late() -> int | None:
+            return await backlog() if hidden.is_set() else 0
+
+        async def wait() -> bytes:
+            await hidden.wait()
+            return await read()
+
+        for name, method in [("settle", settle), ("read_available", read_late), ("read", wait)]:
+            setattr(reader, name, method)
+        reader.backlog = backlog_late  # type: ignore[method-assign]  # the fault
+        return reader
+
+
+async def test_a_channel_is_given_its_time_once_the_script_has_ended() -> None:
+    channel = Slow()
+    async with open_pipes_session(channel=channel, extras={"x": 1}) as session:
+        await session.launch(raw_child(SCRIPT))
+    assert channel.settled == 1
+    assert [event.payload for event in session.result.custom_messages] == [1]

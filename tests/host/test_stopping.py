@@ -8,6 +8,7 @@ import signal
 import subprocess
 import textwrap
 import threading
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from asyncpipes import (
     CustomMessageEvent,
     Event,
     LogEvent,
+    NotOpenError,
+    OpenedEvent,
     Outcome,
     PipesSession,
     SessionTimeoutError,
@@ -28,6 +31,7 @@ from asyncpipes import (
 )
 from asyncpipes.channels import FileChannel
 from asyncpipes.channels.base import ChannelReader
+from tests.support import PATIENCE
 from tests.support_host import (
     RAW,
     Gate,
@@ -806,3 +810,53 @@ async def test_a_session_cancelled_at_any_turn_of_its_life_leaves_nothing(tempor
     # So it was the whole of a life that was cut into.
     [reason] = outcome.reasons
     assert "left others of its group running" in reason
+
+
+# stop() and wait_over().
+
+
+async def test_stop_ends_the_run_and_what_was_reported_is_there(any_loop: None) -> None:
+    async with open_pipes_session(strict=False) as session:
+        await session.launch(raw_child("opened(); custom(1); signal.pause()"))
+        async for _ in session.events(CustomMessageEvent):
+            session.stop("enough is known")
+            session.stop("said twice, the first counts")
+        await session.wait_over()
+        assert session.outcome.cancelled
+        assert session.outcome.reasons[0] == "enough is known"
+    assert session.outcome.signal == signal.SIGINT
+    assert len(session.result.custom_messages) == 1
+
+
+async def test_stop_signals_before_it_returns() -> None:
+    """Whoever calls it may have no turn of the loop left: a signal's handler, for one."""
+    async with open_pipes_session(strict=False) as session:
+        process = await session.launch(
+            raw_child("signal.signal(2, lambda *_: os._exit(7)); opened(); signal.pause()")
+        )
+        async for _ in session.events(OpenedEvent):
+            session.stop("now")
+            deadline = time.monotonic() + PATIENCE
+            # The loop, which would tell, does not run meanwhile.
+            while is_alive(process.pid):
+                assert time.monotonic() < deadline
+    assert session.outcome.exit_code == 7
+
+
+async def test_wait_over_and_stop_need_an_open_session() -> None:
+    session = open_pipes_session(strict=False)
+    with pytest.raises(NotOpenError):
+        await session.wait_over()
+    with pytest.raises(NotOpenError):
+        session.stop("too early")
+
+
+async def test_wait_over_changes_nothing_when_it_is_cancelled() -> None:
+    async with open_pipes_session(strict=False) as session:
+        waiting = asyncio.create_task(session.wait_over())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await session.launch(raw_child("opened(); closed()"))
+    assert session.outcome.ok
