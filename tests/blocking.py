@@ -57,6 +57,11 @@ ALLOWED = (
         " was reported before it, each write after at most 0.1 s for the lock of the file. A"
         " fork's first report does so whatever it is, a log too: once in each fork.",
     ),
+    Allowed(
+        "asyncpipes/dagster/client.py",
+        "_run_blocking",
+        "The sync client blocks until the script has ended; that is what it is.",
+    ),
 )
 
 #: What the interpreter does in one way for everybody, and what tests do for themselves.
@@ -71,6 +76,8 @@ _NOT_OURS = (
     # What measures coverage takes a lock when a thread first runs a file; see its Collector.
     ("coverage/collector.py", "lock_data"),
     ("tests/blocking.py", "by_the_test"),
+    # Dagster's connections, closed by the garbage collector wherever that runs.
+    ("sqlalchemy/pool/base.py", "_finalize_fairy"),
 )
 
 

@@ -237,7 +237,22 @@ def report(folder: Path) -> None:
         writer.open_for_good()
 
 
-ENTRANCES = {"_load": enter, "__exit__": leave, "close": close, "_put_written": report}
+def run_under_dagster(folder: Path) -> None:
+    from asyncpipes.dagster.client import _run_blocking
+
+    async def main() -> None:
+        _run_blocking(lambda: asyncio.sleep(0.01))
+
+    asyncio.run(main())
+
+
+ENTRANCES = {
+    "_load": enter,
+    "__exit__": leave,
+    "close": close,
+    "_put_written": report,
+    "_run_blocking": run_under_dagster,
+}
 
 
 @pytest.mark.parametrize("allowed", ALLOWED, ids=lambda each: each.function)

@@ -1,0 +1,245 @@
+"""The clients: resources that launch scripts from assets, async and sync."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import dagster as dg
+
+from ..errors import InvalidParameterError
+from ..host.settings import check_seconds
+from .execution import Call, Execution, Options, running_loop
+from .failures import Result
+from .internals import AnyContext, TreatAsResourceParam, execution_context
+from .invocation import PipesInvocation
+from .message_readers import PipesChannelMessageReader
+
+Command = str | Sequence[str | os.PathLike[str]]
+T = TypeVar("T")
+
+
+class AsyncPipesSubprocessClient(TreatAsResourceParam):
+    """Launches scripts from async assets and ops, and reports what they report.
+
+    ::
+
+        @dg.asset
+        async def orders(context: dg.AssetExecutionContext, pipes: AsyncPipesSubprocessClient):
+            async for result in pipes.stream(context=context, command=["python", "script.py"]):
+                yield result
+
+        defs = dg.Definitions(assets=[orders], resources={"pipes": AsyncPipesSubprocessClient()})
+
+    Scripts use asyncpipes or ``dagster_pipes``. What they log is on the run's page, with its
+    level; results are what Dagster makes of them; captured output is in the step's stdout and
+    stderr. The start and the end of the process are engine events.
+
+    **Termination**, from the UI, by SIGINT or by SIGTERM: every script's process group gets
+    SIGINT at once, SIGTERM after half of ``termination_timeout_seconds``, and SIGKILL after
+    all of it; a second signal kills at once. ``finally`` blocks of the asset run, and the step
+    ends as interrupted. Cancelling the awaiting task does the same to its own script.
+
+    Args:
+        env: variables on top of this process's environment, for every script.
+        cwd: working directory, for every script.
+        context_injector: how the context gets to the script; by default in a temporary file.
+        message_reader: how messages come; by default ``PipesChannelMessageReader()``, a file.
+            Dagster's own readers do as well; they are then run as they are.
+        forward_termination: False: a script is not ended when the step is interrupted. The
+            step ends, as interrupted, when the script has ended by itself.
+        forward_stdio: copy the script's stdout and stderr to the step's.
+        termination_timeout_seconds: from SIGINT to SIGKILL.
+        strict: fail a step whose script never opened its context or did not close it, or
+            some of whose messages were lost or malformed, or that left processes running.
+            With False these are log lines; only a process that fails fails the step.
+
+    Raises:
+        InvalidParameterError: an option has a wrong type or value.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        context_injector: dg.PipesContextInjector | None = None,
+        message_reader: dg.PipesMessageReader | None = None,
+        forward_termination: bool = True,
+        forward_stdio: bool = True,
+        termination_timeout_seconds: float = 20,
+        *,
+        strict: bool = True,
+    ) -> None:
+        self._options = _checked(
+            type(self).__name__,
+            Options(
+                env=dict(env or {}),
+                cwd=cwd,
+                context_injector=context_injector or dg.PipesTempFileContextInjector(),
+                message_reader=message_reader or PipesChannelMessageReader(),
+                forward_termination=forward_termination,
+                forward_stdio=forward_stdio,
+                termination_timeout_seconds=termination_timeout_seconds,
+                strict=strict,
+            ),
+        )
+
+    async def run(
+        self,
+        *,
+        context: AnyContext,
+        command: Command,
+        extras: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> PipesInvocation:
+        """Run a script to its end; several at once with ``asyncio.gather``.
+
+        Args:
+            context: the asset's, the op's or the asset check's.
+            command: program and arguments; a single text is run by the shell.
+            extras: what the script finds in ``pipes.extras``.
+            env: variables on top of the client's.
+            cwd: its working directory, in the place of the client's.
+
+        Returns:
+            What it reported; ``get_results()`` and the other methods as Dagster has them.
+
+        Raises:
+            PipesFailure: the script failed, or, under ``strict``, something was lost. What
+                it had reported by then is in the event log, and in ``.results``.
+            LaunchError: the command cannot be started.
+            DagsterExecutionInterruptedError: the step was interrupted.
+
+        Cancelling it ends the process group; see the class.
+        """
+        call = Call(execution_context(context), command, extras, env, cwd)
+        execution = Execution(self._options, call, yields=False)
+        async with execution:
+            while await execution.next_result() is not None:
+                pass
+        execution.check()
+        return execution.invocation()
+
+    async def stream(
+        self,
+        *,
+        context: AnyContext,
+        command: Command,
+        extras: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        implicit_materializations: bool = False,
+    ) -> AsyncGenerator[Result, None]:
+        """Run a script, and yield each result when it is reported, once.
+
+        The arguments are those of :meth:`run`, and:
+
+        Args:
+            implicit_materializations: at the end of a run that is ok, yield a
+                ``MaterializeResult`` for each selected asset that the script reported none of.
+
+        Raises:
+            PipesFailure: at the end, after all results; otherwise as :meth:`run`.
+
+        Leaving the loop early ends the process group, once the generator is closed: at the
+        latest with the step's event loop, at once inside ``contextlib.aclosing``.
+        """
+        call = Call(execution_context(context), command, extras, env, cwd)
+        execution = Execution(self._options, call, yields=True)
+        reported = 0
+        async with execution:
+            while (result := await execution.next_result()) is not None:
+                reported += 1
+                yield result
+        execution.check()
+        if implicit_materializations:
+            results = execution.invocation().get_results(implicit_materializations=True)
+            for implicit in results[reported:]:
+                yield implicit
+
+
+class PipesSubprocessClient(dg.PipesSubprocessClient):
+    """Dagster's ``PipesSubprocessClient`` with our host inside; for sync assets and ops.
+
+    An import is all that changes. What a job may notice is listed in the README, under "In
+    Dagster"; options and errors are those of :class:`AsyncPipesSubprocessClient`, which does
+    the work, in an event loop of this call.
+    """
+
+    def __init__(
+        self,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        context_injector: dg.PipesContextInjector | None = None,
+        message_reader: dg.PipesMessageReader | None = None,
+        forward_termination: bool = True,
+        forward_stdio: bool = True,
+        termination_timeout_seconds: float = 20,
+        *,
+        strict: bool = True,
+    ) -> None:
+        self._client = AsyncPipesSubprocessClient(
+            env,
+            cwd,
+            context_injector,
+            message_reader,
+            forward_termination,
+            forward_stdio,
+            termination_timeout_seconds,
+            strict=strict,
+        )
+        super().__init__(
+            env=env,
+            cwd=cwd,
+            context_injector=context_injector,
+            message_reader=message_reader or PipesChannelMessageReader(),
+            forward_termination=forward_termination,
+        )
+
+    def run(  # type: ignore[override]  # as in Dagster's own class, the base has it open
+        self,
+        *,
+        context: AnyContext,
+        extras: Mapping[str, Any] | None = None,
+        command: Command,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> PipesInvocation:
+        """Run a script to its end, and block until then.
+
+        As :meth:`AsyncPipesSubprocessClient.run`.
+        """
+        return _run_blocking(
+            lambda: self._client.run(
+                context=context, command=command, extras=extras, env=env, cwd=cwd
+            )
+        )
+
+
+def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    if running_loop() is None:
+        return asyncio.run(start())
+    # Somebody calls a sync asset from a coroutine, as tests do: one thread has one loop.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, lambda: asyncio.run(start())).result()
+
+
+def _checked(client: str, options: Options) -> Options:
+    expected: dict[str, tuple[type, str]] = {
+        "context_injector": (dg.PipesContextInjector, "a PipesContextInjector"),
+        "message_reader": (dg.PipesMessageReader, "a PipesMessageReader"),
+        "forward_termination": (bool, "True or False"),
+        "forward_stdio": (bool, "True or False"),
+        "strict": (bool, "True or False"),
+    }
+    for name, (kind, words) in expected.items():
+        value = getattr(options, name)
+        if not isinstance(value, kind):
+            raise InvalidParameterError(f"{client}: `{name}` must be {words}, got {value!r}")
+    check_seconds(client, "termination_timeout_seconds", options.termination_timeout_seconds)
+    return options

@@ -1,0 +1,346 @@
+"""One script of a step, from its start to the verdict: what both clients do.
+
+::
+
+    Dagster's session: context, injector, handler ─┐
+    our session: launch, read, subscribers         ├─ Execution ─▶ results, one by one
+    reporting, interrupts                          ─┘             ─▶ PipesFailure, or none
+
+It is entered and left by the task that awaits it, or by several: Dagster resumes an asset in
+a new task after each ``yield``. So nothing here holds a scope or a task of its own; what must
+go on meanwhile is the session's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from anyio import CancelScope
+from dagster import (
+    DagsterError,
+    DagsterExecutionInterruptedError,
+    DagsterInvariantViolationError,
+    MetadataValue,
+    PipesContextInjector,
+    PipesMessageReader,
+    PipesSession,
+)
+from dagster import open_pipes_session as open_dagster_session
+
+from ..channels.finishing import to_its_end
+from ..host.context_injectors import ContextInjector, InjectedContext
+from ..host.pipes_session import may_await
+from ..host.result import RunResult
+from ..host.session import open_pipes_session
+from ..protocol.context import ContextData
+from .failures import Result, failure, has_failed, keep, reasons_against
+from .internals import ExecutionContext, engine_event, explain_missing_results
+from .interrupts import Interrupts, Watched
+from .invocation import PipesInvocation
+from .message_readers import Bridge
+from .reporting import RESULTS, Reporting
+from .sharing import shared
+
+_NO_RESULTS = (
+    "The script has to report each of them, by report_asset_materialization() or"
+    " report_asset_check(), and the asset has to yield or return what the pipes client gives. To"
+    " have assets count as materialized that a script does not report, ask for"
+    " implicit_materializations=True."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a client; see there."""
+
+    env: Mapping[str, str]
+    cwd: str | None
+    context_injector: PipesContextInjector
+    message_reader: PipesMessageReader
+    forward_termination: bool
+    forward_stdio: bool
+    termination_timeout_seconds: float
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one ``run()`` or ``stream()``; see there."""
+
+    context: ExecutionContext
+    command: str | Sequence[str | os.PathLike[str]]
+    extras: Mapping[str, Any] | None
+    env: Mapping[str, str] | None
+    cwd: str | None
+
+
+class Execution:
+    """Runs a script while it is entered; :meth:`check` it once it is left.
+
+    Args:
+        options: the client's.
+        call: what to run.
+        yields: results are yielded to Dagster as they come. Otherwise, when the step fails,
+            they are put into its event log, since it will yield nothing.
+    """
+
+    def __init__(self, options: Options, call: Call, *, yields: bool) -> None:
+        self._options = options
+        self._call = call
+        self._yields = yields
+        self._bridge = Bridge(options.message_reader, call.context)
+        self._watched = Watched(call.context, forward=options.forward_termination)
+        self._stack = AsyncExitStack()
+        self._interrupts: Interrupts | None = None
+        self._scope: AbstractContextManager[PipesSession] | None = None  # while it is entered
+        self._kept: list[Result] = []  # came when nobody could be given them any more
+        self._results: deque[Result] = deque()
+        self._reported = 0  # of all results, those that are or were in _results
+
+    async def __aenter__(self) -> Execution:
+        try:
+            await self._open()
+        except BaseException as error:
+            if not await self._stack_exit(error):
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack_exit(error)
+
+    async def next_result(self) -> Result | None:
+        """Wait for the next result; None when there are no more. Cancelling it loses none."""
+        if self._interrupts is not None:
+            self._interrupts.resume()
+        while not self._results:
+            event = await anext(self._events, None)
+            if event is None:
+                return None
+            self._reporting.take(event)
+            self._results.extend(self._reported_results[self._reported :])
+            self._reported = len(self._reported_results)
+        return self._results.popleft()
+
+    def check(self) -> None:
+        """The verdict, once it is over.
+
+        Raises:
+            DagsterExecutionInterruptedError: the step was interrupted, and this task was not
+                cancelled for it.
+            PipesFailure: the script failed, or something was lost and ``strict`` is set.
+        """
+        if self._watched.interrupted:
+            raise DagsterExecutionInterruptedError
+        reasons = self._reasons_to_fail
+        if reasons:
+            raise failure(self._result, reasons, self._reported_results)
+
+    def invocation(self) -> PipesInvocation:
+        """What was reported, as Dagster has it."""
+        return PipesInvocation(self._dagster, self._result)
+
+    @property
+    def _reported_results(self) -> Sequence[Any]:
+        return self._dagster.get_reported_results()
+
+    @property
+    def _result(self) -> RunResult:
+        return self._session.result
+
+    # Opening, and in the reverse order closing.
+
+    async def _open(self) -> None:
+        options, call, stack = self._options, self._call, self._stack
+        self._interrupts = await Interrupts.watch(self._watched)
+        stack.push_async_callback(self._leave, self._interrupts)
+        context = stack.enter_context(shared(call.context))
+        # It asks Dagster's storage, writes the context, and warns at its end.
+        await to_its_end(self._enter_dagster, context)
+        self._reporting = Reporting(self._bridge.handler)
+        session = self._session = open_pipes_session(
+            ContextData.from_wire(self._dagster.context_data),
+            channel=self._bridge.channel,
+            context_injector=_Injected(self._dagster.context_injector_params),
+            strict=False,
+            collect="none",
+            forward_stdio=options.forward_stdio,
+            # Two steps lie between SIGINT and SIGKILL.
+            grace=options.termination_timeout_seconds / 2,
+        )
+        await session.__aenter__()
+        stack.push_async_exit(self._report_end)
+        stack.push_async_exit(session.__aexit__)
+        self._reporting.subscribe(session)
+        self._events = session.events(*RESULTS)
+        self._watched.session = session
+        process = self._watched.process = await session.launch(
+            call.command, env={**options.env, **(call.env or {})}, cwd=call.cwd or options.cwd
+        )
+        if self._watched.interrupted:
+            self._watched.interrupt()  # it came while there was nothing to end
+        self._note(
+            f"[pipes] started process {process.pid}",
+            pid=MetadataValue.int(process.pid),
+            command=MetadataValue.text(_shown(call.command)),
+        )
+
+    def _enter_dagster(self, context: ExecutionContext) -> None:
+        call = self._call
+        scope = open_dagster_session(
+            context=context,
+            context_injector=_Completed(self._options.context_injector, call.context),
+            message_reader=self._bridge,
+            extras=None if call.extras is None else dict(call.extras),
+        )
+        self._dagster = scope.__enter__()
+        self._scope = scope
+        self._stack.push_async_callback(to_its_end, self._exit_dagster)
+        explain_missing_results(self._call.context, _NO_RESULTS)
+
+    def _exit_dagster(self) -> None:
+        scope, self._scope = self._scope, None
+        if scope is not None:
+            scope.__exit__(None, None, None)
+
+    async def _report_end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        result, process = self._result, self._watched.process
+        outcome = result.outcome
+        if process is not None:
+            how = f"signal {outcome.signal}" if outcome.signal else f"exit code {outcome.exit_code}"
+            self._note(
+                f"[pipes] process {process.pid} ended with {how}",
+                pid=MetadataValue.int(process.pid),
+                exit_code=MetadataValue.int(process.returncode or 0),
+                seconds=MetadataValue.float(round(outcome.duration, 3)),
+            )
+        reasons = reasons_against(result, self._reporting.faults)
+        if error is not None or self._reasons_to_fail:
+            unseen = [*self._kept, *self._results] if self._yields else self._reported_results
+            if unseen and (not self._yields or self._watched.interrupted):
+                self._reporting.note(partial(keep, self._call.context, unseen))
+        elif reasons and not self._reasons_to_fail:
+            self._reporting.warn(f"[pipes] let pass, by strict=False: {'; '.join(reasons)}")
+        await self._reporting.finish(outcome, hurried=outcome.cancelled)
+
+    async def _leave(self, interrupts: Interrupts) -> None:
+        try:
+            if self._watched.interrupted:
+                await interrupts.all_over()
+        finally:
+            await interrupts.leave(self._watched)
+
+    async def _stack_exit(self, error: BaseException | None) -> bool:
+        if isinstance(error, GeneratorExit) and not may_await(error):
+            await self._abandon(error)
+            return False
+        if isinstance(error, asyncio.CancelledError) and self._watched.interrupted:
+            await self._see_through()
+        trace = None if error is None else error.__traceback__
+        return bool(
+            await self._stack.__aexit__(None if error is None else type(error), error, trace)
+        )
+
+    async def _see_through(self) -> None:
+        """Without ``forward_termination`` the script goes on to its end, whoever is cancelled."""
+        while self._watched.process is not None and not self._watched.forward:
+            with CancelScope(shield=True), suppress(asyncio.CancelledError):
+                while (result := await self.next_result()) is not None:
+                    self._kept.append(result)
+                return
+
+    async def _abandon(self, error: GeneratorExit) -> None:
+        """The garbage collector closes whoever was in here: nothing may be waited for."""
+        if self._watched.session is not None:
+            await self._watched.session.__aexit__(type(error), error, error.__traceback__)
+            self._reporting.let_go()
+        threading.Thread(target=self._exit_dagster, daemon=True).start()
+        if self._interrupts is not None:
+            self._interrupts.let_go(self._watched)
+
+    @property
+    def _reasons_to_fail(self) -> list[str]:
+        if not self._options.strict and not has_failed(self._result):
+            return []
+        return reasons_against(self._result, self._reporting.faults)
+
+    def _note(self, message: str, **metadata: MetadataValue[Any]) -> None:
+        self._reporting.note(partial(engine_event, self._call.context, message, metadata))
+
+
+class _Injected(ContextInjector):
+    """The context is where Dagster's injector has put it."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+
+    async def inject(self, data: ContextData) -> InjectedContext:
+        return InjectedContext(self._params)
+
+
+class _Completed(PipesContextInjector):
+    """The user's injector, with what Dagster leaves out of the context data.
+
+    A run of several partitions has a range of keys and a time window, but Dagster's clients
+    send them with single partitions alone (``build_external_execution_context_data``).
+    """
+
+    def __init__(self, injector: PipesContextInjector, context: ExecutionContext) -> None:
+        self._injector = injector
+        self._context = context
+
+    @contextmanager
+    def inject_context(self, context_data: Any) -> Iterator[Mapping[str, Any]]:
+        with self._injector.inject_context(_completed(context_data, self._context)) as params:
+            yield params
+
+    def no_messages_debug_text(self) -> str:
+        return self._injector.no_messages_debug_text()
+
+
+def _completed(data: Any, context: ExecutionContext) -> Any:
+    try:
+        if data["partition_key"] is not None or not context.has_partition_key_range:
+            return data
+    except (AttributeError, DagsterError):  # a step that is invoked directly has no run to ask
+        return data
+    keys = context.partition_key_range
+    completed = {**data, "partition_key_range": {"start": keys.start, "end": keys.end}}
+    with suppress(DagsterInvariantViolationError):  # they are no partitions by time
+        window = context.partition_time_window
+        completed["partition_time_window"] = {
+            "start": window.start.isoformat(),
+            "end": window.end.isoformat(),
+        }
+    return completed
+
+
+def _shown(command: str | Sequence[str | os.PathLike[str]]) -> str:
+    return command if isinstance(command, str) else shlex.join(os.fspath(part) for part in command)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,148 @@
+"""Why a step fails, for a person who looks at its run page."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckResult,
+    AssetMaterialization,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+)
+
+from ..host.result import RunResult
+from ..protocol.exceptions import PipesException
+from .internals import ExecutionContext
+
+Result = MaterializeResult[Any] | AssetCheckResult
+
+#: Lines of stderr that the failure shows; what is kept of it is 4 KiB at most.
+_STDERR_LINES = 20
+#: Characters of an exception that the failure shows: it goes into the event log.
+_EXCEPTION_CHARS = 32_768
+
+
+class PipesFailure(Failure):
+    """A script failed, or, under ``strict``, something of its run was lost.
+
+    It is a ``dagster.Failure``: the step's retry policy applies, and its metadata stand on
+    the run page:
+
+    ============= ====================================================================
+    ``reasons``   why the run is not ok, one line each
+    ``exit_code`` the process's exit code, or ``signal``, what ended it
+    ``exception`` what the script left its context with: causes, notes, group members
+    ``stderr``    the last lines that it wrote there
+    ============= ====================================================================
+
+    Attributes:
+        result: the :class:`~asyncpipes.RunResult`, with the outcome.
+        results: what the script had reported by then.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        metadata: dict[str, Any],
+        result: RunResult,
+        results: Sequence[Result],
+    ) -> None:
+        super().__init__(description=description, metadata=metadata)
+        self.result = result
+        self.results = tuple(results)
+
+    def __str__(self) -> str:
+        return self.description or ""
+
+
+def reasons_against(result: RunResult, faults: Sequence[str]) -> list[str]:
+    """Why the run is not ok, in words; ``faults`` are those that this adapter has found."""
+    return [*result.outcome.reasons, *faults]
+
+
+def has_failed(result: RunResult) -> bool:
+    """Whether the process itself failed, so that the step does even without ``strict``."""
+    outcome = result.outcome
+    return bool(outcome.exit_code) or outcome.signal is not None or outcome.cancelled
+
+
+def failure(result: RunResult, reasons: Sequence[str], results: Sequence[Result]) -> PipesFailure:
+    """The failure of a run that is not ok, for ``reasons``."""
+    outcome = result.outcome
+    description = f"[pipes] {'; '.join(reasons)}"
+    if not has_failed(result):
+        description += (
+            ". The process itself ended well; to let such a run pass, make the client with"
+            " strict=False"
+        )
+    metadata: dict[str, Any] = {"reasons": MetadataValue.text("\n".join(reasons))}
+    if outcome.exit_code is not None:
+        metadata["exit_code"] = MetadataValue.int(outcome.exit_code)
+    if outcome.signal is not None:
+        metadata["signal"] = MetadataValue.text(_signal_name(outcome.signal))
+    if outcome.exception is not None:
+        metadata["exception"] = MetadataValue.md(_block(_shown(outcome.exception)))
+    if result.stderr.strip():
+        lines = result.stderr.rstrip().splitlines()[-_STDERR_LINES:]
+        metadata["stderr"] = MetadataValue.md(_block("\n".join(lines)))
+    return PipesFailure(description, metadata, result, results)
+
+
+def keep(context: ExecutionContext, results: Sequence[Result]) -> None:
+    """Put results into the event log of a step that fails and cannot yield them. Blocks.
+
+    A step that is invoked directly has no event log, and nothing is kept there.
+    """
+    for result in results:
+        if isinstance(result, MaterializeResult):
+            context.log_event(_materialization(context, result))
+        elif result.asset_key is not None and result.check_name is not None:
+            context.log_event(
+                AssetCheckEvaluation(  # type: ignore[arg-type]  # taken, though its hint leaves it out
+                    asset_key=result.asset_key,
+                    check_name=result.check_name,
+                    passed=result.passed,
+                    metadata=dict(result.metadata or {}),
+                    severity=result.severity,
+                )
+            )
+
+
+def _materialization(
+    context: ExecutionContext, result: MaterializeResult[Any]
+) -> AssetMaterialization:
+    assert result.asset_key is not None, "every materialization that a script reports has one"
+    version = result.data_version
+    return AssetMaterialization(
+        asset_key=result.asset_key,
+        metadata=dict(result.metadata or {}),
+        partition=context.partition_key if context.has_partition_key else None,
+        tags={} if version is None else {"dagster/data_version": version.value},
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({number})"
+    except ValueError:
+        return str(number)
+
+
+def _shown(exception: PipesException) -> str:
+    text = exception.with_stacks()
+    if len(text) > _EXCEPTION_CHARS:
+        text = text[:_EXCEPTION_CHARS] + "\n[the rest was left out]"
+    return text
+
+
+def _block(text: str) -> str:
+    """``text`` as a block of code in Markdown, whatever is in it."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,312 @@
+"""Termination: SIGINT and SIGTERM while a step awaits scripts.
+
+Dagster answers both by raising ``DagsterExecutionInterruptedError`` from a signal handler,
+wherever the main thread is. In the middle of an event loop that abandons the loop, with all
+of its tasks and the processes they wait for, or is swallowed by a callback. So while a loop
+awaits scripts, the handlers are ours::
+
+    a signal ─▶ SIGINT to the group of every script, in this moment
+             ─▶ the task that Dagster drives is cancelled: ``finally`` blocks run, the
+                scripts get SIGTERM and SIGKILL in their time
+             ─▶ when that task ends, the step ends as interrupted
+    another  ─▶ SIGKILL
+
+Dagster puts its handlers back whenever an asset yields, so ours are put in again when the
+loop goes on. Between yields no loop runs: Dagster raises at its next step, closes the loop's
+async generators, and with them, last of all, what scripts there are.
+
+Where a step runs in another thread than the main one, Python lets nobody handle signals. It
+looks instead, several times a second, whether Dagster has taken an interrupt or the main
+thread has ended, and each second whether the run is being cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from types import AsyncGeneratorType, FrameType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from anyio import move_on_after
+from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
+
+from ..errors import PipesError
+from ..host.pipes_session import PipesSession
+from ..host.process import PipesProcess
+from .internals import ExecutionContext, check_captured_interrupt
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Seconds between looks at the handlers, or, in a thread, at what stands in for signals.
+_LOOK = 0.05
+#: Seconds between questions to Dagster's storage.
+_ASK = 1.0
+#: Seconds after which a further signal means haste. Ctrl-C alone sends two: one from the
+#: terminal, one from Dagster's multiprocess executor, a moment later.
+_HASTE = 2.0
+#: Seconds that scripts' results and logs may take, once all have ended, when Dagster closes
+#: the loop.
+_CLOSING = 10.0
+
+
+async def _generator() -> AsyncGenerator[None, None]:
+    yield
+
+
+def _type_of_step() -> type[Any]:
+    step = _generator().__anext__()
+    step.close()
+    return type(step)
+
+
+#: Dagster runs an async asset as ``run_until_complete(generator.__anext__())``: the task
+#: that it waits for is the one whose coroutine is of this type.
+_STEP = _type_of_step()
+
+
+def _is_driven(task: asyncio.Task[Any]) -> bool:
+    return isinstance(task.get_coro(), _STEP)
+
+
+def _driven_generator(loop: asyncio.AbstractEventLoop) -> AsyncGeneratorType[Any, Any] | None:
+    """The asset itself. Dagster never closes it.
+
+    It calls ``__anext__()`` while the loop does not run, so that the loop knows nothing of
+    the generator (PEP 525: the hooks are looked up at that call).
+    """
+    for task in asyncio.all_tasks(loop):
+        if _is_driven(task):
+            for held in gc.get_referents(task.get_coro()):
+                if inspect.isasyncgen(held):
+                    return held
+    return None
+
+
+class _Interrupted(DagsterExecutionInterruptedError, KeyboardInterrupt):
+    """Dagster's error, of a kind that an event loop lets through."""
+
+
+# Dagster's multiprocess executor tells an interrupted step by this name, and the run's page
+# shows where it comes from.
+_Interrupted.__name__ = _Interrupted.__qualname__ = DagsterExecutionInterruptedError.__name__
+_Interrupted.__module__ = DagsterExecutionInterruptedError.__module__
+
+
+class Watched:
+    """A script that is to end when the step is interrupted.
+
+    Attributes:
+        interrupted: the step has been.
+        forward: whether the script is to end then.
+        session: the script's session, once it is open.
+        process: its process, once it runs.
+    """
+
+    def __init__(self, context: ExecutionContext, *, forward: bool) -> None:
+        self.context = context
+        self.interrupted = False
+        self.forward = forward
+        self.session: PipesSession | None = None
+        self.process: PipesProcess | None = None
+
+    def signal(self) -> None:
+        """Send it SIGINT, once. May be called from a signal's handler."""
+        if self.forward and self.process is not None:
+            self.process.interrupt()
+
+    def interrupt(self) -> None:
+        """End it in an orderly way; or, without ``forward``, let it end by itself."""
+        self.interrupted = True
+        if self.forward:
+            self.end("Dagster interrupted the step")
+
+    def end(self, reason: str) -> None:
+        """End it in an orderly way."""
+        if self.session is not None:
+            self.session.stop(reason)
+
+    def kill(self) -> None:
+        """End it now."""
+        self.end("Dagster interrupted the step")
+        if self.process is not None:
+            with suppress(PipesError):
+                self.process.kill()
+
+    async def wait_over(self) -> None:
+        """Wait until it has ended, whoever awaits its results."""
+        if self.session is not None:
+            await self.session.wait_over()
+
+
+class Interrupts:
+    """The signals of one event loop, for as long as scripts are awaited on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: list[Watched] = []
+        self._interrupted_at: float | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._driven: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ask_at = 0.0
+        self._is_closing = False
+        # Held here, so that closing the loop's generators ends what is still running.
+        self._closing: AsyncGenerator[None, None] = self._end_with_the_loop()
+        self._asset = _driven_generator(loop)
+        self._all_have_left = asyncio.Event()
+
+    @classmethod
+    async def watch(cls, watched: Watched) -> Interrupts:
+        """Begin to watch; to be ended by :meth:`leave`."""
+        loop = asyncio.get_running_loop()
+        interrupts = _of_loops.get(loop)
+        if interrupts is None:
+            interrupts = _of_loops[loop] = cls(loop)
+            await interrupts._closing.__anext__()
+            interrupts._look()
+        interrupts._watched.append(watched)
+        interrupts.resume()
+        return interrupts
+
+    async def leave(self, watched: Watched) -> None:
+        """Its end has come. With the last one the handlers are Dagster's again. Idempotent."""
+        self.let_go(watched)
+        if not self._watched and not self._is_closing:
+            await self._closing.aclose()  # at once: nothing is left to wait for
+
+    def let_go(self, watched: Watched) -> None:
+        """:meth:`leave`, where nothing may be awaited."""
+        if watched not in self._watched:
+            return
+        self._watched.remove(watched)
+        if self._watched:
+            return
+        self._all_have_left.set()
+        if _of_loops.get(self._loop) is self:
+            del _of_loops[self._loop]
+        if self._timer is not None:
+            self._timer.cancel()
+        self._disarm()
+
+    async def all_over(self) -> None:
+        """Wait until every script that is watched has ended.
+
+        Of several that are awaited at once, the first to be interrupted would otherwise end
+        the step, and with it the loop that is still ending the others.
+        """
+        for watched in list(self._watched):
+            await watched.wait_over()
+
+    def resume(self) -> None:
+        """The step goes on, perhaps after a ``yield``: in a new task, with Dagster's handlers."""
+        self._arm()
+        if self._driven is None or self._driven.done():
+            self._driven = next(filter(_is_driven, asyncio.all_tasks(self._loop)), None)
+            if self._driven is not None:
+                self._driven.add_done_callback(self._step_has_ended)
+                if self._interrupted_at is not None:
+                    self._driven.cancel()
+
+    def _arm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(signal.SIGINT)
+        # Dagster handles both in one way; nobody else does, Python and asyncio included.
+        if handler == self._handle or handler is not signal.getsignal(signal.SIGTERM):
+            return
+        if callable(handler):
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+
+    def interrupt(self) -> None:
+        """The step is to end; asked for again after a while, in haste."""
+        if self._interrupted_at is not None:
+            if time.monotonic() - self._interrupted_at > _HASTE:
+                for watched in self._watched:
+                    watched.kill()
+            return
+        self._interrupted_at = time.monotonic()
+        for watched in self._watched:
+            watched.interrupt()
+        if self._driven is not None and not self._driven.done():
+            self._driven.cancel()
+        else:
+            self.resume()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # Not even a loop that is busy keeps the scripts from being told.
+        for watched in list(self._watched):
+            watched.signal()
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.interrupt)
+
+    def _disarm(self) -> None:
+        previous, self._previous = self._previous, {}
+        for number, handler in previous.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(_LOOK, self._look)
+        if threading.current_thread() is threading.main_thread():
+            self._arm()
+        elif self._interrupted_at is None:
+            if check_captured_interrupt() or not threading.main_thread().is_alive():
+                self.interrupt()
+            elif self._watched and time.monotonic() >= self._ask_at:
+                self._ask_at = time.monotonic() + _ASK
+                asking = self._loop.run_in_executor(
+                    None, _is_being_cancelled, self._watched[0].context
+                )
+                asking.add_done_callback(self._take_answer)
+
+    def _step_has_ended(self, task: asyncio.Task[Any]) -> None:
+        """The task that Dagster drives: at a ``yield``, or for good. The loop stops here."""
+        error = None if task.cancelled() else task.exception()
+        if self._interrupted_at is not None:
+            has_yielded = error is None and not task.cancelled()
+            if has_yielded and self._watched:
+                return  # Dagster gets that result; the next step is cancelled
+            if error is None or isinstance(error, StopAsyncIteration):
+                raise _Interrupted
+        elif error is not None:
+            # A stream was left open, which nobody may close before the whole run has ended.
+            for watched in self._watched:
+                watched.signal()
+
+    def _take_answer(self, asking: asyncio.Future[bool]) -> None:
+        if not asking.cancelled() and asking.exception() is None and asking.result():
+            self.interrupt()
+
+    async def _end_with_the_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._is_closing = True
+            if self._watched:
+                await self._end_all()
+
+    async def _end_all(self) -> None:
+        for watched in self._watched:
+            watched.end("Dagster closed the step's event loop")
+        if self._asset is not None and not self._asset.ag_running:
+            # Its ``finally`` blocks may await: nobody else closes it in the loop.
+            await self._asset.aclose()
+        await self.all_over()
+        # Generators that were let go of are closed by tasks that nobody waits for.
+        with move_on_after(_CLOSING):
+            await self._all_have_left.wait()
+
+
+_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Interrupts] = WeakKeyDictionary()
+
+
+def _is_being_cancelled(context: ExecutionContext) -> bool:
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)

@@ -1,0 +1,153 @@
+"""A program with a step that is interrupted: ``python interrupted.py MODE FOLDER [WORD ...]``.
+
+It runs the step in its own process, and tells how it ended as JSON. Loaded by Dagster's
+command it is a module of definitions, which that runs in a process of the step's own.
+
+Scripts and the asset leave marks in FOLDER: ``pid-N``, ``interrupted-N``, ``suspended``,
+``left``.
+"""
+
+# Without postponed annotations: Dagster looks at the one of an asset's ``context``.
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from asyncpipes.dagster import AsyncPipesSubprocessClient, PipesSubprocessClient
+
+MODE = os.environ.get("MODE", "")
+FOLDER = Path(os.environ.get("FOLDER", "."))
+WORDS = os.environ.get("WORDS", "").split()
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from asyncpipes import open_pipes
+
+folder, number, *words = sys.argv[1:]
+if "stubborn" in words:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open_pipes(handle_signals=False) as pipes:
+    if "reporting" in words:
+        pipes.report_asset_materialization({"n": number})
+    part = Path(folder, f"part-{number}")
+    part.write_text(str(os.getpid()))
+    part.rename(Path(folder, f"pid-{number}"))
+    try:
+        while not Path(folder, "end").exists():
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        Path(folder, f"interrupted-{number}").touch()
+        raise
+"""
+
+OPTIONS: dict[str, Any] = {
+    "termination_timeout_seconds": 1.0 if "stubborn" in WORDS else 60.0,
+    "forward_termination": "unforwarded" not in WORDS,
+}
+pipes = AsyncPipesSubprocessClient(**OPTIONS)
+
+
+def command(number: int, *words: str) -> list[str]:
+    return [sys.executable, "-c", SCRIPT, str(FOLDER), str(number), *WORDS, *words]
+
+
+def suspend(_: object, value: object) -> bool:
+    """Dagster's check of an output: it has the step between two yields."""
+    if MODE == "between":
+        (FOLDER / "suspended").touch()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+    return True
+
+
+async def launch(context: dg.AssetExecutionContext) -> Any:
+    """What the asset does, until it is interrupted."""
+    call: dict[str, Any] = {"context": context, "command": command(1)}
+    if MODE == "run":
+        await pipes.run(**call)
+    elif MODE == "gather":
+        await asyncio.gather(*(pipes.run(context=context, command=command(n)) for n in range(1, 5)))
+    elif MODE == "group":
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]  # from Python 3.11 on
+            for number in range(1, 5):
+                group.create_task(pipes.run(context=context, command=command(number)))
+    elif MODE == "background":
+        task = asyncio.create_task(pipes.run(**call))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.wait([task])
+    else:
+        raise AssertionError(MODE)
+
+
+@dg.asset(dagster_type=dg.DagsterType(suspend, name="Suspending"))
+async def orders(context: dg.AssetExecutionContext) -> Any:
+    try:
+        if MODE in ("before", "between", "during"):
+            words = [] if MODE == "before" else ["reporting"]
+            async for result in pipes.stream(context=context, command=command(1, *words)):
+                if MODE == "during":
+                    await asyncio.sleep(60)
+                yield result
+        else:
+            await launch(context)
+            yield dg.MaterializeResult()
+    finally:
+        await asyncio.sleep(0.05)
+        (FOLDER / "left").touch()
+
+
+@dg.asset(name="orders")
+def blocking(context: dg.AssetExecutionContext) -> Any:
+    try:
+        return (
+            PipesSubprocessClient(**OPTIONS).run(context=context, command=command(1)).get_results()
+        )
+    finally:
+        (FOLDER / "left").touch()
+
+
+asset = blocking if MODE == "sync" else orders
+defs = dg.Definitions(assets=[asset])
+
+
+def main() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        raised = "nothing"
+        try:
+            dg.materialize([asset], instance=instance)
+        except BaseException as error:
+            raised = type(error).__name__
+        (run,) = instance.get_runs()
+        made = [e for e in instance.all_logs(run.run_id) if e.asset_materialization]
+        failures: list[Any] = [
+            entry.dagster_event.step_failure_data
+            for entry in instance.all_logs(run.run_id)
+            if entry.dagster_event is not None and entry.dagster_event.is_step_failure
+        ]
+    (failure,) = failures
+    print(
+        json.dumps(
+            {
+                "raised": raised,
+                "materializations": len(made),
+                "error": failure.error.cls_name,
+                "source": str(failure.error_source),
+                "threads": sorted(t.name for t in threading.enumerate() if "asyncpipes" in t.name),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

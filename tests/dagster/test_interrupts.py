@@ -1,0 +1,329 @@
+"""Termination: the scripts are gone, ``finally`` blocks have run, the step was interrupted."""
+
+# Without postponed annotations: Dagster looks at the one of an asset's ``context``.
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._utils.interrupts import capture_interrupts
+
+from asyncpipes.dagster import AsyncPipesSubprocessClient
+from tests.support import PATIENCE
+
+PROGRAM = Path(__file__).with_name("interrupted.py")
+ROOT = Path(__file__).parents[2]
+
+
+class Terminated:
+    """The program of ``interrupted.py`` on its way, in a process group of its own."""
+
+    def __init__(self, folder: Path, mode: str, words: str, command: list[str]) -> None:
+        self.folder = folder
+        self.count = 4 if mode in ("gather", "group") else 1
+        home = folder / "home"
+        home.mkdir()
+        (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        environment = {
+            **os.environ,
+            "MODE": mode,
+            "WORDS": words,
+            "FOLDER": str(folder),
+            "DAGSTER_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_until_launched(self) -> None:
+        names = [f"pid-{number + 1}" for number in range(self.count)]
+        self.wait(lambda: all((self.folder / name).exists() for name in names))
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, "it never came to that"
+            time.sleep(0.01)
+
+    def end(self) -> tuple[str, str]:
+        return self.process.communicate(timeout=PATIENCE)
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(path.read_text()) for path in self.folder.glob("pid-*")]
+
+    @property
+    def told(self) -> int:
+        """How many scripts got a SIGINT that they do not ignore."""
+        return len(list(self.folder.glob("interrupted-*")))
+
+    @property
+    def left(self) -> bool:
+        """Whether the asset's ``finally`` block came to its end."""
+        return (self.folder / "left").exists()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Terminated]]:
+    started: list[Terminated] = []
+
+    def start(mode: str, words: str = "", command: list[str] | None = None) -> Terminated:
+        command = command or [sys.executable, str(PROGRAM)]
+        started.append(Terminated(tmp_path, mode, words, command))
+        return started[-1]
+
+    yield start
+    for each in started:
+        (each.folder / "end").touch()
+        if each.process.poll() is None:
+            os.killpg(each.process.pid, signal.SIGKILL)
+        each.process.communicate()
+        for pid in each.pids:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+MODES = ["before", "between", "during", "run", "gather", "background", "sync"]
+if sys.version_info >= (3, 11):
+    MODES.append("group")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scripts_end_and_finally_blocks_run(mode: str, start: Callable[..., Terminated]) -> None:
+    """SIGTERM and SIGINT by turns; the scripts end as soon as they are told."""
+    number = [signal.SIGTERM, signal.SIGINT][MODES.index(mode) % 2]
+    program = start(mode)
+    program.wait_until_launched()
+    if mode == "between":
+        program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(number)
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["error"] == "DagsterExecutionInterruptedError", err
+    assert told["source"] == "ErrorSource.INTERRUPT"
+    assert told["raised"] == "DagsterExecutionInterruptedError"
+    assert told["threads"] == []
+    assert program.told == program.count
+    assert not any(map(is_alive, program.pids))
+    assert program.left
+    assert "never awaited" not in err
+    assert "was destroyed" not in err
+
+
+@pytest.mark.parametrize("mode", ["before", "run", "sync"])
+def test_what_was_reported_by_then_is_kept(mode: str, start: Callable[..., Terminated]) -> None:
+    program = start(mode, "reporting")
+    program.wait_until_launched()
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["materializations"] == 1, err
+
+
+@pytest.mark.parametrize("mode", ["between", "gather", "sync"])
+def test_stubborn_scripts_are_killed(mode: str, start: Callable[..., Terminated]) -> None:
+    program = start(mode, "stubborn")
+    program.wait_until_launched()
+    if mode == "between":
+        program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["source"] == "ErrorSource.INTERRUPT", err
+    assert not any(map(is_alive, program.pids))
+    assert program.left
+
+
+@pytest.mark.parametrize(
+    ("mode", "number"), [("gather", signal.SIGINT), ("between", signal.SIGTERM)]
+)
+def test_in_a_process_of_the_steps_own(
+    mode: str, number: signal.Signals, start: Callable[..., Terminated]
+) -> None:
+    """The multiprocess executor, as Dagster's command and web server use it."""
+    dagster = Path(sys.executable).with_name("dagster")
+    command = [str(dagster), "asset", "materialize", "--select", "orders", "-f", str(PROGRAM)]
+    program = start(mode, command=command)
+    program.wait_until_launched()
+    if mode == "between":
+        program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(number)
+    out, err = program.end()
+    assert "interrupted all active child processes" in out + err
+    assert program.told == program.count
+    assert not any(map(is_alive, program.pids))
+    assert program.left
+
+
+def test_a_script_that_is_not_to_be_interrupted(start: Callable[..., Terminated]) -> None:
+    """``forward_termination=False``: it goes on to its end, and then the step ends."""
+    program = start("gather", "unforwarded")
+    program.wait_until_launched()
+    program.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(0.5)
+    assert all(map(is_alive, program.pids))
+    (program.folder / "end").touch()
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["source"] == "ErrorSource.INTERRUPT", err
+    assert program.told == 0
+
+
+# Where no signal arrives: a step in a thread.
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from asyncpipes import open_pipes
+with open_pipes():
+    Path(sys.argv[1]).touch()
+    time.sleep(60)
+"""
+
+
+class InThread:
+    """A step that runs in a thread, as some executors have it."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
+        self._launched = folder / "launched"
+        self._instance = instance
+        self.left = False
+        self.raised: BaseException | None = None
+        self.thread = threading.Thread(target=self._materialize)
+
+    def start(self) -> None:
+        self.thread.start()
+        deadline = time.monotonic() + PATIENCE
+        while not self._launched.exists():
+            assert self.thread.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def _materialize(self) -> None:
+        command = [sys.executable, "-c", WAITING, str(self._launched)]
+
+        @dg.asset
+        async def orders(context: dg.AssetExecutionContext) -> Any:
+            try:
+                pipes = AsyncPipesSubprocessClient()
+                return (await pipes.run(context=context, command=command)).get_results()
+            finally:
+                self.left = True
+
+        try:
+            dg.materialize([orders], instance=self._instance)
+        except BaseException as error:
+            self.raised = error
+
+    def assert_interrupted(self) -> None:
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        assert isinstance(self.raised, dg.DagsterExecutionInterruptedError)
+        assert self.left
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp() as instance:
+        yield instance
+
+
+def test_in_a_thread_by_the_runs_status(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    """What Terminate in the UI does first, whoever runs the step."""
+    step = InThread(tmp_path, instance)
+    step.start()
+    (run,) = instance.get_runs()
+    instance.report_run_canceling(run)
+    step.assert_interrupted()
+
+
+def test_in_a_thread_by_an_interrupt_that_dagster_has_taken(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    step = InThread(tmp_path, instance)
+    with capture_interrupts():
+        step.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        step.assert_interrupted()
+
+
+def test_in_a_thread_when_the_main_one_has_ended(tmp_path: Path) -> None:
+    program = f"""
+import sys, tempfile
+from pathlib import Path
+import dagster as dg
+from tests.dagster.test_interrupts import InThread
+step = InThread(Path({str(tmp_path)!r}), dg.DagsterInstance.ephemeral())
+step.start()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, timeout=PATIENCE, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Handlers of others.
+
+
+def test_handlers_are_dagsters_again_afterwards(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    seen: list[Any] = []
+
+    @dg.asset
+    async def orders(context: dg.AssetExecutionContext) -> Any:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        command = [sys.executable, "-c", "from asyncpipes import open_pipes\nwith open_pipes(): 0"]
+        async for _ in AsyncPipesSubprocessClient().stream(context=context, command=command):
+            pass
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return dg.MaterializeResult()
+
+    assert dg.materialize([orders]).success
+    assert seen[0] is seen[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_without_dagsters_handlers_none_are_changed() -> None:
+    """Outside of a run, signals are asyncio's, or the program's."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    during = []
+
+    @dg.asset
+    async def orders(context: dg.AssetExecutionContext) -> Any:
+        code = "import time; time.sleep(60)"
+        running = asyncio.ensure_future(
+            AsyncPipesSubprocessClient().run(context=context, command=[sys.executable, "-c", code])
+        )
+        await asyncio.sleep(0.2)
+        during.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    called: Any = orders(dg.build_asset_context())
+    await called
+    assert during == [before]
