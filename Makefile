@@ -17,14 +17,17 @@ about_python := $(shell $(PYTHON) -c 'import sys; print(sys.version, sys.base_pr
 digest = $(firstword $(shell (echo '$(about_python)' '$(CURDIR)'; cat $(1)) 2>/dev/null | cksum))
 made     := $(VENV)/.made-$(call digest,/dev/null)
 examples := $(VENV)/.examples-$(call digest,pyproject.toml)
+dagster  := $(VENV)/.dagster-$(call digest,pyproject.toml)
 dev      := $(VENV)/.dev-$(call digest,pyproject.toml)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test lint soak bench clean
+.PHONY: help install demo dagster-demo test lint soak bench clean
 
 help:
 	@echo "make demo    process the flights of 2013 as twelve assets, and show what arrived"
+	@echo "make dagster-demo"
+	@echo "             the tutorial in Dagster's web server, until Ctrl-C  (ARGS='--port 3001')"
 	@echo "make test    run all tests           (ARGS='-k framing' goes on to pytest)"
 	@echo "             COVERAGE=1 insists on 95 % of asyncpipes, and of its branches"
 	@echo "make lint    ruff and mypy --strict"
@@ -38,6 +41,9 @@ install: $(dev)
 
 demo: $(examples)
 	@$(python) examples/flights/host.py $(ARGS)
+
+dagster-demo: $(dagster)
+	@$(python) examples/dagster/serve.py $(ARGS)
 
 test: $(dev)
 ifeq ($(COVERAGE),)
@@ -78,13 +84,16 @@ $(made):
 $(examples): $(made)
 	$(call install,examples,$(examples))
 
-# The tests run the examples, so their packages are here as well.
+# Each has the packages of those before it.
+$(dagster): $(made)
+	$(call install,dagster-demo,$(examples) $(dagster))
+
 $(dev): $(made)
-	$(call install,dev,$(examples) $(dev))
+	$(call install,dev,$(examples) $(dagster) $(dev))
 
 define install
 	@echo "installing asyncpipes[$(1)] into $(VENV) ..."
-	@rm -f $(VENV)/.examples-* $(VENV)/.dev-*
+	@rm -f $(VENV)/.examples-* $(VENV)/.dagster-* $(VENV)/.dev-*
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
 	@touch $(2)
 endef

@@ -2,6 +2,8 @@
 
 Each month is worked through day by day, so that its progress is a true one;
 then it is materialized, and its data is checked. By hand it runs the same.
+
+A host that has one asset with a partition for each month gets that month.
 """
 
 from __future__ import annotations
@@ -44,8 +46,13 @@ def read_carriers() -> dict[str, str]:
     return dict(zip(airlines["carrier"], airlines["name"], strict=True))
 
 
-def flights_of(flights: pd.DataFrame, asset_key: str) -> pd.DataFrame:
-    year, month = asset_key.removeprefix("flights/").split("-")
+def name_of(pipes: PipesContext, asset_key: str) -> str:
+    """``flights/2013-02``: the asset's key, or its partition's month."""
+    return f"flights/{pipes.partition_key}" if pipes.is_partition_step else asset_key
+
+
+def flights_of(flights: pd.DataFrame, name: str) -> pd.DataFrame:
+    year, month = name.removeprefix("flights/").split("-")
     return flights[(flights["year"] == int(year)) & (flights["month"] == int(month))]
 
 
@@ -83,10 +90,10 @@ CARRIER_SCHEMA = [
 ]
 
 
-def summarize(asset_key: str, flights: pd.DataFrame, carriers: list[dict[str, Any]]) -> str:
+def summarize(name: str, flights: pd.DataFrame, carriers: list[dict[str, Any]]) -> str:
     cancelled = int(flights["dep_time"].isna().sum())
     lines = [
-        f"**{asset_key}**: {len(flights):,} flights, {cancelled:,} cancelled",
+        f"**{name}**: {len(flights):,} flights, {cancelled:,} cancelled",
         "",
         "| carrier | flights | cancelled | mean delay, minutes |",
         "|---|--:|--:|--:|",
@@ -101,7 +108,8 @@ def summarize(asset_key: str, flights: pd.DataFrame, carriers: list[dict[str, An
 def report_checks(pipes: PipesContext, asset_key: str, flights: pd.DataFrame) -> None:
     missing = int(flights["dep_time"].isna().sum())
     if missing:
-        pipes.log.warning("%s: %d flights have no departure time", asset_key, missing)
+        name = name_of(pipes, asset_key)
+        pipes.log.warning("%s: %d flights have no departure time", name, missing)
     pipes.report_asset_check(
         "departure_times_complete",
         passed=missing == 0,
@@ -140,18 +148,19 @@ async def process(
     pipes: PipesContext, asset_key: str, flights: pd.DataFrame, names: dict[str, str]
 ) -> None:
     started = time.perf_counter()
-    flights = await asyncio.to_thread(flights_of, flights, asset_key)
+    name = name_of(pipes, asset_key)
+    flights = await asyncio.to_thread(flights_of, flights, name)
     if flights.empty:
-        raise ValueError(f"{asset_key}: there are no flights of that month, only of 2013")
+        raise ValueError(f"{name}: there are no flights of that month, only of 2013")
     days = list(days_of(flights))
-    pipes.log.debug("%s: %d flights on %d days", asset_key, len(flights), len(days))
+    pipes.log.debug("%s: %d flights on %d days", name, len(flights), len(days))
 
     counts = []
     for done, day in enumerate(days, start=1):
         counts.append(await asyncio.to_thread(count_by_carrier, day))
         # Awaited: where the channel is slow, the work waits for it, not the memory.
         await pipes.report_custom_message(
-            {"progress": {"asset": asset_key, "done": done, "total": len(days)}}
+            {"progress": {"asset": name, "done": done, "total": len(days)}}
         )
 
     carriers = rank_carriers(counts, names)
@@ -166,7 +175,7 @@ async def process(
             },
             "summary": {
                 "type": "md",
-                "raw_value": summarize(asset_key, flights, carriers),
+                "raw_value": summarize(name, flights, carriers),
             },
             "first_departure": {"type": "timestamp", "raw_value": time_hour.min().timestamp()},
             "last_departure": {"type": "timestamp", "raw_value": time_hour.max().timestamp()},
@@ -174,7 +183,7 @@ async def process(
         },
     )
     await asyncio.to_thread(report_checks, pipes, asset_key, flights)
-    pipes.log.info("%s: %d flights materialized", asset_key, len(flights))
+    pipes.log.info("%s: %d flights materialized", name, len(flights))
 
 
 async def main() -> None:
