@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .adapter import DAGSTER, PARTS, DagsterReport, Work, measure_dagster
 from .cases import CASES, Case, Sizes
 from .loss import LOSS, LossReport, measure_loss
 from .runner import BenchmarkError, Report, run_round
@@ -41,10 +42,24 @@ sizes under Dagster's own client, by our script and by one of dagster_pipes in t
 the latter has had five lossy runs. It prints Markdown, and ends with 1 if ours lost any, or
 if --max-rounds came first, for then ours may have had luck. With --quick it may.
 
+`dagster`, named by itself or with some of its parts behind it, is about our clients in
+Dagster. It prints Markdown as well, and ends with 1 if they lost any message:
+  loss     500 messages of 20 KB by our script and by one of dagster_pipes, under each of
+           our clients and under Dagster's own; what the client hands over is counted
+  many     50 short scripts awaited at once in one step, from the start of the gather to
+           its end, and the same ones as bare asyncio subprocesses in such a step, which
+           write the same messages to files, for nobody. Beside it how late a 1 ms sleep
+           ends on the same loop. They load parts of one asset, or an asset each, with the
+           event log in memory, or in SQLite, where each line waits for the disk
+  backlog  100,000 log lines, then a result, with the event log in SQLite: from its
+           report, in the script, to the asset
+Ratios are of medians; what is in brackets are the extremes, of a ratio those in a round.
+
 examples:
   python -m benchmarks                        everything: some ten minutes
   python -m benchmarks emit host --rounds 3
   python -m benchmarks loss --rounds 20       four minutes or so
+  python -m benchmarks dagster loss --rounds 20
   python -m benchmarks --quick                does it all run? The numbers mean nothing
   python -m benchmarks --json results.json    all rounds, written after each of them
 """
@@ -58,6 +73,8 @@ def main(arguments: Sequence[str] | None = None, cases: Sequence[Case] = CASES) 
     options = _parser(cases).parse_args(arguments)
     if options.names == [LOSS]:
         return _loss(options)
+    if options.names[:1] == [DAGSTER] and set(options.names[1:]) <= set(PARTS):
+        return _dagster(options)
     names = set(options.names)
     unknown = names - {case.name for case in cases}
     if unknown:
@@ -109,6 +126,26 @@ def _loss(options: argparse.Namespace) -> int:
     return 1 if too_little or report.lossy("ours") else 0
 
 
+def _dagster(options: argparse.Namespace) -> int:
+    work = Work(divisor=100, scripts=3, lines=200) if options.quick else Work()
+    report = DagsterReport(machine(), work)
+    rounds = options.rounds or (1 if options.quick else 5)
+
+    def done(number: int, part: str) -> None:
+        _show_progress(f"round {number} of {rounds}: {part}")
+        if options.json:
+            Path(options.json).write_text(report.as_json())
+
+    try:
+        measure_dagster(report, parts=options.names[1:] or PARTS, rounds=rounds, done=done)
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    _show_progress("")
+    print(report.text())
+    return 1 if report.lossy else 0
+
+
 def _sizes(messages: int, *, quick: bool) -> Sizes:
     return Sizes(
         messages=messages,
@@ -136,7 +173,7 @@ def _parser(cases: Sequence[Case]) -> argparse.ArgumentParser:
         nargs="*",
         metavar="NAME",
         help=f"which to run, of {', '.join(case.name for case in cases)}; all of these by default;"
-        f" or {LOSS} alone",
+        f" or {LOSS} alone; or {DAGSTER}, alone or with any of {', '.join(PARTS)}",
     )
     parser.add_argument("--rounds", type=_count, metavar="N", help="default 5")
     parser.add_argument(

@@ -19,14 +19,15 @@ def environment() -> dict[str, str]:
     return {**variables, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def bootstrap(path: str, *, ours: bool) -> dict[str, str]:
+def bootstrap(path: str, *, ours: bool, **context: Any) -> dict[str, str]:
     """What a host hands over to a script that is to write to ``path``.
 
     ``ours`` makes it a host of ours, which understands the extension of the protocol.
+    ``context`` takes the place of what the script would else know of its run: nothing.
     """
     messages = {"path": path, "include_stdio_in_messages": False}
     offer = {"asyncpipes": {"v": 1}} if ours else {}
-    return to_environment(Bootstrap({"data": _CONTEXT}, {**messages, **offer}))
+    return to_environment(Bootstrap({"data": {**_CONTEXT, **context}}, {**messages, **offer}))
 
 
 _CONTEXT: dict[str, Any] = {
