@@ -7,6 +7,8 @@ import contextvars
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -41,8 +43,9 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
 
     **Termination**, from the UI, by SIGINT or by SIGTERM: every script's process group gets
     SIGINT at once, SIGTERM after half of ``termination_timeout_seconds``, and SIGKILL after
-    all of it; a second signal kills at once. ``finally`` blocks of the asset run, and the step
-    ends as interrupted. Cancelling the awaiting task does the same to its own script.
+    all of it; a further signal, 2 s later or more, kills at once. ``finally`` blocks of the
+    asset run, and the step ends as interrupted. Cancelling the awaiting task does the same to
+    its own script.
 
     Args:
         env: variables on top of this process's environment, for every script.
@@ -77,7 +80,7 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
         self._options = _checked(
             type(self).__name__,
             Options(
-                env=dict(env or {}),
+                env=_checked_env(type(self).__name__, env),
                 cwd=cwd,
                 context_injector=context_injector or dg.PipesTempFileContextInjector(),
                 message_reader=message_reader or PipesChannelMessageReader(),
@@ -111,7 +114,8 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
 
         Raises:
             PipesFailure: the script failed, or, under ``strict``, something was lost. What
-                it had reported by then is in the event log, and in ``.results``.
+                it had reported by then is in the step's event log already: an asset that
+                goes on after that must not yield ``.results`` again.
             LaunchError: the command cannot be started.
             DagsterExecutionInterruptedError: the step was interrupted.
 
@@ -200,6 +204,9 @@ class PipesSubprocessClient(dg.PipesSubprocessClient):
             message_reader=message_reader or PipesChannelMessageReader(),
             forward_termination=forward_termination,
         )
+        # Not every version's own takes these.
+        self.forward_stdio = forward_stdio
+        self.termination_timeout_seconds = termination_timeout_seconds
 
     def run(  # type: ignore[override]  # as in Dagster's own class, the base has it open
         self,
@@ -225,8 +232,31 @@ def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if running_loop() is None:
         return asyncio.run(start())
     # Somebody calls a sync asset from a coroutine, as tests do: one thread has one loop.
+    running: list[Callable[[], object]] = []
+
+    async def run() -> T:
+        task = asyncio.current_task()
+        assert task is not None, "run by asyncio.run()"
+        running.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        return await start()
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(contextvars.copy_context().run, lambda: asyncio.run(start())).result()
+        done = thread.submit(contextvars.copy_context().run, lambda: asyncio.run(run()))
+        try:
+            return done.result()
+        except BaseException:
+            for cancel in running:  # an interrupt of this thread: the other one has no signals
+                with suppress(RuntimeError):
+                    cancel()
+            raise
+
+
+def _checked_env(client: str, env: object) -> Mapping[str, str]:
+    if env is None:
+        return {}
+    if isinstance(env, Mapping) and all(isinstance(e, str) for pair in env.items() for e in pair):
+        return dict(env)
+    raise InvalidParameterError(f"{client}: `env` must map str to str, got {env!r}")
 
 
 def _checked(client: str, options: Options) -> Options:
@@ -237,6 +267,8 @@ def _checked(client: str, options: Options) -> Options:
         "forward_stdio": (bool, "True or False"),
         "strict": (bool, "True or False"),
     }
+    if options.cwd is not None and not isinstance(options.cwd, str):
+        raise InvalidParameterError(f"{client}: `cwd` must be a str, got {options.cwd!r}")
     for name, (kind, words) in expected.items():
         value = getattr(options, name)
         if not isinstance(value, kind):

@@ -144,11 +144,14 @@ class Execution:
                 cancelled for it.
             PipesFailure: the script failed, or something was lost and ``strict`` is set.
         """
-        if self._watched.interrupted:
-            raise DagsterExecutionInterruptedError
+        self._stop_if_interrupted()
         reasons = self._reasons_to_fail
         if reasons:
             raise failure(self._result, reasons, self._reported_results)
+
+    def _stop_if_interrupted(self) -> None:
+        if self._watched.interrupted:
+            raise DagsterExecutionInterruptedError
 
     def invocation(self) -> PipesInvocation:
         """What was reported, as Dagster has it."""
@@ -188,11 +191,12 @@ class Execution:
         self._reporting.subscribe(session)
         self._events = session.events(*RESULTS)
         self._watched.session = session
+        self._stop_if_interrupted()
         process = self._watched.process = await session.launch(
             call.command, env={**options.env, **(call.env or {})}, cwd=call.cwd or options.cwd
         )
         if self._watched.interrupted:
-            self._watched.interrupt()  # it came while there was nothing to end
+            self._watched.interrupt()  # it came while there was nothing to end yet
         self._note(
             f"[pipes] started process {process.pid}",
             pid=MetadataValue.int(process.pid),
@@ -225,22 +229,38 @@ class Execution:
     ) -> None:
         result, process = self._result, self._watched.process
         outcome = result.outcome
-        if process is not None:
+        if process is not None and process.returncode is not None:
             how = f"signal {outcome.signal}" if outcome.signal else f"exit code {outcome.exit_code}"
             self._note(
                 f"[pipes] process {process.pid} ended with {how}",
                 pid=MetadataValue.int(process.pid),
-                exit_code=MetadataValue.int(process.returncode or 0),
+                exit_code=MetadataValue.int(process.returncode),
                 seconds=MetadataValue.float(round(outcome.duration, 3)),
             )
+        cancelled = await self._reporting.settle(hurried=outcome.cancelled)
+        lost = None if error is None and cancelled is None else self._unseen(error)
+        if self._reasons_to_fail and not self._yields:
+            lost = self._reported_results
+        if lost:
+            self._reporting.note(partial(keep, self._call.context, lost))
         reasons = reasons_against(result, self._reporting.faults)
-        if error is not None or self._reasons_to_fail:
-            unseen = [*self._kept, *self._results] if self._yields else self._reported_results
-            if unseen and (not self._yields or self._watched.interrupted):
-                self._reporting.note(partial(keep, self._call.context, unseen))
-        elif reasons and not self._reasons_to_fail:
+        if reasons and error is None and not self._reasons_to_fail:
             self._reporting.warn(f"[pipes] let pass, by strict=False: {'; '.join(reasons)}")
-        await self._reporting.finish(outcome, hurried=outcome.cancelled)
+        await self._reporting.close(outcome)
+        if cancelled is not None:
+            raise cancelled
+
+    def _unseen(self, error: BaseException | None) -> Sequence[Result]:
+        """Results that Dagster has not got, and will not get from whoever awaits them here."""
+        if not self._yields:
+            return self._reported_results
+        if isinstance(error, GeneratorExit) and not self._is_closed_by_dagster:
+            return ()  # the asset has left its stream before the end, and wants no more
+        return [*self._kept, *self._results]
+
+    @property
+    def _is_closed_by_dagster(self) -> bool:
+        return self._interrupts is not None and self._interrupts.is_closing
 
     async def _leave(self, interrupts: Interrupts) -> None:
         try:
@@ -253,7 +273,9 @@ class Execution:
         if isinstance(error, GeneratorExit) and not may_await(error):
             await self._abandon(error)
             return False
-        if isinstance(error, asyncio.CancelledError) and self._watched.interrupted:
+        if isinstance(error, asyncio.CancelledError) or (
+            isinstance(error, GeneratorExit) and self._is_closed_by_dagster
+        ):
             await self._see_through()
         trace = None if error is None else error.__traceback__
         return bool(
@@ -261,8 +283,16 @@ class Execution:
         )
 
     async def _see_through(self) -> None:
-        """Without ``forward_termination`` the script goes on to its end, whoever is cancelled."""
-        while self._watched.process is not None and not self._watched.forward:
+        """Take what the script reports until its end, which is now to come.
+
+        Without ``forward_termination`` an interrupt does not bring it about: it goes on then,
+        whoever is cancelled.
+        """
+        if self._watched.process is None:
+            return
+        if self._watched.forward or not self._watched.interrupted:
+            self._watched.end("the step was cancelled")
+        while True:
             with CancelScope(shield=True), suppress(asyncio.CancelledError):
                 while (result := await self.next_result()) is not None:
                     self._kept.append(result)

@@ -77,8 +77,8 @@ def failure(result: RunResult, reasons: Sequence[str], results: Sequence[Result]
     description = f"[pipes] {'; '.join(reasons)}"
     if not has_failed(result):
         description += (
-            ". The process itself ended well; to let such a run pass, make the client with"
-            " strict=False"
+            ". The process itself ended well; to let such a run pass, set strict=False, and where"
+            " nothing was reported implicit_materializations=True"
         )
     metadata: dict[str, Any] = {"reasons": MetadataValue.text("\n".join(reasons))}
     if outcome.exit_code is not None:
@@ -97,33 +97,51 @@ def keep(context: ExecutionContext, results: Sequence[Result]) -> None:
     """Put results into the event log of a step that fails and cannot yield them. Blocks.
 
     A step that is invoked directly has no event log, and nothing is kept there.
+
+    Raises:
+        Exception: Dagster did not take one of them; the others are kept.
     """
-    for result in results:
-        if isinstance(result, MaterializeResult):
-            context.log_event(_materialization(context, result))
-        elif result.asset_key is not None and result.check_name is not None:
-            context.log_event(
-                AssetCheckEvaluation(  # type: ignore[arg-type]  # taken, though its hint leaves it out
-                    asset_key=result.asset_key,
-                    check_name=result.check_name,
-                    passed=result.passed,
-                    metadata=dict(result.metadata or {}),
-                    severity=result.severity,
-                )
+    failed: Exception | None = None
+    for event in (event for result in results for event in _events(context, result)):
+        try:
+            context.log_event(event)
+        except Exception as error:  # Dagster's, of many kinds
+            failed = failed or error
+    if failed is not None:
+        raise failed
+
+
+def _events(context: ExecutionContext, result: Result) -> list[Any]:
+    if isinstance(result, MaterializeResult):
+        assert result.asset_key is not None, "every materialization that a script reports has one"
+        version = result.data_version
+        return [
+            AssetMaterialization(
+                asset_key=result.asset_key,
+                metadata=dict(result.metadata or {}),
+                partition=partition,
+                tags={} if version is None else {"dagster/data_version": version.value},
             )
+            for partition in _partitions(context)
+        ]
+    if result.asset_key is None or result.check_name is None:
+        return []
+    return [
+        AssetCheckEvaluation(
+            asset_key=result.asset_key,
+            check_name=result.check_name,
+            passed=result.passed,
+            metadata=dict(result.metadata or {}),
+            severity=result.severity,
+        )
+    ]
 
 
-def _materialization(
-    context: ExecutionContext, result: MaterializeResult[Any]
-) -> AssetMaterialization:
-    assert result.asset_key is not None, "every materialization that a script reports has one"
-    version = result.data_version
-    return AssetMaterialization(
-        asset_key=result.asset_key,
-        metadata=dict(result.metadata or {}),
-        partition=context.partition_key if context.has_partition_key else None,
-        tags={} if version is None else {"dagster/data_version": version.value},
-    )
+def _partitions(context: ExecutionContext) -> Sequence[str | None]:
+    """As Dagster does it: a run of several partitions has an event for each."""
+    if context.has_partition_key:
+        return [context.partition_key]
+    return context.partition_keys if context.has_partition_key_range else [None]
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,9 @@ awaits scripts, the handlers are ours::
              ─▶ when that task ends, the step ends as interrupted
     another  ─▶ SIGKILL
 
+A loop that is blocked by the asset's own code (``time.sleep``, a driver) can cancel nothing.
+If it has had no turn after 3 s, Dagster's handler raises in that code, as it would without us.
+
 Dagster puts its handlers back whenever an asset yields, so ours are put in again when the
 loop goes on. Between yields no loop runs: Dagster raises at its next step, closes the loop's
 async generators, and with them, last of all, what scripts there are.
@@ -26,6 +29,7 @@ import asyncio
 import gc
 import inspect
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -50,6 +54,9 @@ _ASK = 1.0
 #: Seconds after which a further signal means haste. Ctrl-C alone sends two: one from the
 #: terminal, one from Dagster's multiprocess executor, a moment later.
 _HASTE = 2.0
+#: Seconds in which a loop that has been told of a signal should have had a turn. One that has
+#: not is blocked by the asset's own code, and Dagster's handler is to raise there.
+_BLOCKED = 3.0
 #: Seconds that scripts' results and logs may take, once all have ended, when Dagster closes
 #: the loop.
 _CLOSING = 10.0
@@ -70,22 +77,30 @@ def _type_of_step() -> type[Any]:
 _STEP = _type_of_step()
 
 
-def _is_driven(task: asyncio.Task[Any]) -> bool:
-    return isinstance(task.get_coro(), _STEP)
+def _driven_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
+    """The task that Dagster waits for. To be asked while the loop runs.
+
+    Not just any task of such a kind: who merges streams makes tasks of their ``__anext__()``
+    too. So it is the one for which ``run_until_complete()`` runs the loop, which that keeps in
+    a variable; uvloop has no frame to look at, and there it must be the only one.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_name != "run_until_complete":
+        frame = frame.f_back
+    waited_for = None if frame is None else frame.f_locals.get("future")
+    steps = [t for t in asyncio.all_tasks(loop) if isinstance(t.get_coro(), _STEP)]
+    if frame is None and len(steps) == 1:
+        return steps[0]
+    return next((task for task in steps if task is waited_for), None)
 
 
-def _driven_generator(loop: asyncio.AbstractEventLoop) -> AsyncGeneratorType[Any, Any] | None:
+def _generator_of(task: asyncio.Task[Any]) -> AsyncGeneratorType[Any, Any] | None:
     """The asset itself. Dagster never closes it.
 
     It calls ``__anext__()`` while the loop does not run, so that the loop knows nothing of
     the generator (PEP 525: the hooks are looked up at that call).
     """
-    for task in asyncio.all_tasks(loop):
-        if _is_driven(task):
-            for held in gc.get_referents(task.get_coro()):
-                if inspect.isasyncgen(held):
-                    return held
-    return None
+    return next(filter(inspect.isasyncgen, gc.get_referents(task.get_coro())), None)
 
 
 class _Interrupted(DagsterExecutionInterruptedError, KeyboardInterrupt):
@@ -158,7 +173,11 @@ class Interrupts:
         self._is_closing = False
         # Held here, so that closing the loop's generators ends what is still running.
         self._closing: AsyncGenerator[None, None] = self._end_with_the_loop()
-        self._asset = _driven_generator(loop)
+        self._asset: AsyncGeneratorType[Any, Any] | None = None
+        self._pending: int | None = None  # a signal that the loop has not been told of
+        self._pending_since = 0.0
+        self._has_raised = False
+        self._is_asking = False
         self._all_have_left = asyncio.Event()
 
     @classmethod
@@ -193,6 +212,14 @@ class Interrupts:
         if self._timer is not None:
             self._timer.cancel()
         self._disarm()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            signal.raise_signal(pending)  # it came too late for us: to Dagster, then
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether Dagster closes the loop, and with it what is still open there."""
+        return self._is_closing
 
     async def all_over(self) -> None:
         """Wait until every script that is watched has ended.
@@ -207,8 +234,9 @@ class Interrupts:
         """The step goes on, perhaps after a ``yield``: in a new task, with Dagster's handlers."""
         self._arm()
         if self._driven is None or self._driven.done():
-            self._driven = next(filter(_is_driven, asyncio.all_tasks(self._loop)), None)
+            self._driven = _driven_task(self._loop)
             if self._driven is not None:
+                self._asset = _generator_of(self._driven)
                 self._driven.add_done_callback(self._step_has_ended)
                 if self._interrupted_at is not None:
                     self._driven.cancel()
@@ -226,6 +254,9 @@ class Interrupts:
 
     def interrupt(self) -> None:
         """The step is to end; asked for again after a while, in haste."""
+        self._pending = None
+        if not self._watched:
+            return
         if self._interrupted_at is not None:
             if time.monotonic() - self._interrupted_at > _HASTE:
                 for watched in self._watched:
@@ -234,17 +265,44 @@ class Interrupts:
         self._interrupted_at = time.monotonic()
         for watched in self._watched:
             watched.interrupt()
+        if self._has_raised:
+            return  # the asset is on its way out, and its ``finally`` blocks may await
         if self._driven is not None and not self._driven.done():
             self._driven.cancel()
         else:
             self.resume()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_blocked():
+            handler = self._previous.get(signal.Signals(number))
+            self._pending = None
+            self._has_raised = True
+            self._disarm()
+            if callable(handler):
+                handler(number, frame)  # Dagster's: it raises in what blocks the loop
+            return
+        if self._pending is None:
+            self._pending, self._pending_since = number, time.monotonic()
+            again = threading.Timer(_BLOCKED, self._remind, [number])
+            again.daemon = True
+            again.start()
         # Not even a loop that is busy keeps the scripts from being told.
         for watched in list(self._watched):
             watched.signal()
-        with suppress(RuntimeError):  # the loop is closed
+        try:
             self._loop.call_soon_threadsafe(self.interrupt)
+        except RuntimeError:  # the loop is closed: nobody is left who would end anything
+            self._disarm()
+            signal.raise_signal(number)
+
+    def _is_blocked(self) -> bool:
+        """Whether a signal came a while ago and the loop has not had a turn since."""
+        return self._pending is not None and time.monotonic() - self._pending_since >= _BLOCKED
+
+    def _remind(self, number: int) -> None:
+        main = threading.main_thread().ident
+        if self._is_blocked() and main is not None:
+            signal.pthread_kill(main, number)
 
     def _disarm(self) -> None:
         previous, self._previous = self._previous, {}
@@ -259,8 +317,9 @@ class Interrupts:
         elif self._interrupted_at is None:
             if check_captured_interrupt() or not threading.main_thread().is_alive():
                 self.interrupt()
-            elif self._watched and time.monotonic() >= self._ask_at:
+            elif self._watched and time.monotonic() >= self._ask_at and not self._is_asking:
                 self._ask_at = time.monotonic() + _ASK
+                self._is_asking = True
                 asking = self._loop.run_in_executor(
                     None, _is_being_cancelled, self._watched[0].context
                 )
@@ -281,6 +340,7 @@ class Interrupts:
                 watched.signal()
 
     def _take_answer(self, asking: asyncio.Future[bool]) -> None:
+        self._is_asking = False
         if not asking.cancelled() and asking.exception() is None and asking.result():
             self.interrupt()
 
@@ -293,15 +353,23 @@ class Interrupts:
                 await self._end_all()
 
     async def _end_all(self) -> None:
+        step = self._driven
+        has_failed = step is not None and step.done() and not step.cancelled()
+        has_failed = has_failed and step is not None and step.exception() is not None
         for watched in self._watched:
-            watched.end("Dagster closed the step's event loop")
-        if self._asset is not None and not self._asset.ag_running:
-            # Its ``finally`` blocks may await: nobody else closes it in the loop.
-            await self._asset.aclose()
-        await self.all_over()
-        # Generators that were let go of are closed by tasks that nobody waits for.
-        with move_on_after(_CLOSING):
-            await self._all_have_left.wait()
+            if has_failed:
+                watched.end("the step failed while its stream was open")
+            else:  # Dagster was interrupted between two yields
+                watched.interrupt()
+        try:
+            if self._asset is not None and not self._asset.ag_running:
+                # Its ``finally`` blocks may await: nobody else closes it in the loop.
+                await self._asset.aclose()
+        finally:
+            await self.all_over()
+            # Generators that were let go of are closed by tasks that nobody waits for.
+            with move_on_after(_CLOSING):
+                await self._all_have_left.wait()
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Interrupts] = WeakKeyDictionary()

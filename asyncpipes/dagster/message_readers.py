@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,6 @@ from ..errors import ChannelError, InvalidParameterError
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
 from ..protocol.bootstrap import MESSAGES_VARIABLE, decode_param
-from ..protocol.codec import dumps
 from .failures import failure, reasons_against
 from .internals import ExecutionContext
 from .reporting import RESULTS, Reporting
@@ -110,7 +110,8 @@ class _Reading:
     def finish(self) -> tuple[RunResult, list[str]]:
         """The script has ended: read to the end; return how it went, and what was not taken."""
         assert self._finish is not None, "started"
-        self._finish()
+        with suppress(RuntimeError):  # the channel has failed, and the loop is over already
+            self._finish()
         self._thread.join()
         if self._outcome is None:
             assert self._error is not None, "or there is an outcome"
@@ -139,7 +140,8 @@ class _Reading:
             self._finish = partial(loop.call_soon_threadsafe, session.finish)
             self._ready.set()
             await session.wait_drained()
-        await reporting.finish(session.outcome, hurried=False)
+        await reporting.settle(hurried=False)
+        await reporting.close(session.outcome)
         return session.result, reporting.faults
 
 
@@ -220,7 +222,8 @@ class Relay(Channel):
     def put(self, message: Mapping[str, Any]) -> None:
         """Pass a message on, from any thread."""
         try:
-            self._writer.write(dumps(message, where="message") + b"\n")
+            # Not as our scripts do: stock ones may send numbers that JSON has not.
+            self._writer.write(json.dumps(message).encode() + b"\n")
         except ChannelError as error:
             self.fault = self.fault or str(error)
 

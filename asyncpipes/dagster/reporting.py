@@ -14,6 +14,7 @@ the step's stderr, and one WARNING counts them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,6 +48,8 @@ RESULTS = (MaterializationEvent, AssetCheckEvent, CustomMessageEvent)
 MAX_LOG_LINES = 2_000
 #: Seconds by which log lines that wait may put off the end of a step.
 LOG_SECONDS = 10.0
+#: Seconds that the step's own stdout and stderr may take for what is left at the end.
+OUTPUT_SECONDS = 10.0
 #: Pieces of output that wait for the step's stdout and stderr; a line each, or 64 KiB.
 _MAX_PIECES = 1_000
 #: Characters of the longest line that is held back to go out whole.
@@ -116,19 +119,30 @@ class Reporting:
         """Log a WARNING in its turn."""
         self._log.force(self._line("WARNING", text))
 
-    async def finish(self, outcome: Outcome, *, hurried: bool) -> None:
-        """The session is over: see that Dagster gets all of it.
+    async def settle(self, *, hurried: bool) -> asyncio.CancelledError | None:
+        """The session is over: have Dagster take the log lines that wait, for a while.
 
         Args:
-            outcome: how it ended.
-            hurried: do not wait for log lines that wait: they go to stderr.
+            hurried: do not wait for them. Those that are left go to stderr.
+
+        Returns:
+            The cancellation that came meanwhile: it hurries, and is for the caller to raise.
         """
-        if not await self._log.settle(0 if hurried else LOG_SECONDS):
-            for entry in self._log.cut():
-                if entry.text is None:
-                    self._log.force(entry)
-                else:
-                    await self._spill(entry.text)
+        cancelled = None
+        try:
+            is_done = await self._log.settle(0 if hurried else LOG_SECONDS)
+        except asyncio.CancelledError as error:
+            is_done, cancelled = False, error
+        for entry in [] if is_done else self._log.cut():
+            if entry.text is None:
+                self._log.force(entry)
+            else:
+                self._excess += 1
+                self._output.force(("stderr", f"{entry.text}\n"))
+        return cancelled
+
+    async def close(self, outcome: Outcome) -> None:
+        """See that Dagster gets the rest; waited for through a cancellation."""
         if self._excess:
             lines = "log line" if self._excess == 1 else "log lines"
             self.warn(
@@ -141,9 +155,14 @@ class Reporting:
             self.note(partial(self._handle, _wire("closed", params)))
         for stream, text in self._begun.items():
             if text:
-                await self._output.put((stream, text))
-        await self._output.close()
-        await self._log.close()
+                self._output.force((stream, text))
+        try:
+            if not await self._output.settle(OUTPUT_SECONDS):
+                self._output.cut()
+                self.faults.append("not all of the output was written to the step's own")
+        finally:
+            self._output.let_go()
+            await self._log.close()
         if self._log.error is not None:
             self.faults.append(
                 f"{self._log.failed:,} log lines or events could not be written to Dagster:"

@@ -45,6 +45,8 @@ with open_pipes(handle_signals=False) as pipes:
             time.sleep(0.01)
     except KeyboardInterrupt:
         Path(folder, f"interrupted-{number}").touch()
+        if "late" in words:
+            pipes.report_asset_materialization({"n": number})
         raise
 """
 
@@ -72,8 +74,8 @@ def suspend(_: object, value: object) -> bool:
 async def launch(context: dg.AssetExecutionContext) -> Any:
     """What the asset does, until it is interrupted."""
     call: dict[str, Any] = {"context": context, "command": command(1)}
-    if MODE == "run":
-        await pipes.run(**call)
+    if MODE in ("run", "late"):
+        await pipes.run(**{**call, "command": command(1, MODE)})
     elif MODE == "gather":
         await asyncio.gather(*(pipes.run(context=context, command=command(n)) for n in range(1, 5)))
     elif MODE == "group":
@@ -93,11 +95,14 @@ async def launch(context: dg.AssetExecutionContext) -> Any:
 @dg.asset(dagster_type=dg.DagsterType(suspend, name="Suspending"))
 async def orders(context: dg.AssetExecutionContext) -> Any:
     try:
-        if MODE in ("before", "between", "during"):
+        if MODE in ("before", "between", "during", "blocked"):
             words = [] if MODE == "before" else ["reporting"]
             async for result in pipes.stream(context=context, command=command(1, *words)):
                 if MODE == "during":
                     await asyncio.sleep(60)
+                if MODE == "blocked":
+                    (FOLDER / "suspended").touch()
+                    time.sleep(60)
                 yield result
         else:
             await launch(context)

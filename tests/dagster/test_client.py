@@ -470,6 +470,9 @@ def test_a_reader_of_dagsters_is_read_to_its_end(tmp_path: Path) -> None:
         ("strict", "yes"),
         ("forward_stdio", None),
         ("termination_timeout_seconds", -1),
+        ("env", [1]),
+        ("env", {"A": None}),
+        ("cwd", 3),
     ],
 )
 def test_options_are_checked_and_named(kind: Any, option: str, value: Any) -> None:

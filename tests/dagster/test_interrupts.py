@@ -108,7 +108,7 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-MODES = ["before", "between", "during", "run", "gather", "background", "sync"]
+MODES = ["before", "between", "during", "blocked", "run", "gather", "background", "sync"]
 if sys.version_info >= (3, 11):
     MODES.append("group")
 
@@ -119,7 +119,7 @@ def test_scripts_end_and_finally_blocks_run(mode: str, start: Callable[..., Term
     number = [signal.SIGTERM, signal.SIGINT][MODES.index(mode) % 2]
     program = start(mode)
     program.wait_until_launched()
-    if mode == "between":
+    if mode in ("between", "blocked"):
         program.wait((program.folder / "suspended").exists)
     program.process.send_signal(number)
     out, err = program.end()
@@ -135,9 +135,10 @@ def test_scripts_end_and_finally_blocks_run(mode: str, start: Callable[..., Term
     assert "was destroyed" not in err
 
 
-@pytest.mark.parametrize("mode", ["before", "run", "sync"])
+@pytest.mark.parametrize("mode", ["run", "sync", "late"])
 def test_what_was_reported_by_then_is_kept(mode: str, start: Callable[..., Terminated]) -> None:
-    program = start(mode, "reporting")
+    """Even what the script reports because it is interrupted."""
+    program = start(mode, "" if mode == "late" else "reporting")
     program.wait_until_launched()
     program.process.send_signal(signal.SIGINT)
     out, err = program.end()
@@ -327,3 +328,38 @@ async def test_without_dagsters_handlers_none_are_changed() -> None:
     called: Any = orders(dg.build_asset_context())
     await called
     assert during == [before]
+
+
+# Several streams at once.
+
+
+def test_streams_that_are_merged_leave_each_other_alone(tmp_path: Path) -> None:
+    """Each step of them is a task of the kind that Dagster's own is."""
+    program = (
+        "import sys, time\nfrom asyncpipes import open_pipes\n"
+        "with open_pipes() as pipes:\n"
+        "    time.sleep(0.05 * int(sys.argv[1]))\n"
+        "    pipes.report_asset_materialization({}, asset_key='a' + sys.argv[1])\n"
+    )
+    pipes = AsyncPipesSubprocessClient()
+
+    @dg.multi_asset(specs=[dg.AssetSpec(f"a{number}") for number in range(6)])
+    async def six(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
+        streams = [
+            pipes.stream(context=context, command=[sys.executable, "-c", program, str(number)])
+            for number in range(6)
+        ]
+        tasks = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+        while tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                stream = tasks.pop(task)
+                try:
+                    yield task.result()
+                except StopAsyncIteration:
+                    continue
+                tasks[asyncio.ensure_future(anext(stream))] = stream
+
+    result = dg.materialize([six])
+    assert result.success
+    assert len(result.asset_materializations_for_node("six")) == 6
