@@ -7,6 +7,7 @@ here the guard is one of this process, and the signal that would end it is only 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import threading
@@ -14,10 +15,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from asyncpipes import InactiveWarning, open_pipes
 from asyncpipes.errors import ChannelError
+from asyncpipes.external import forking
 from asyncpipes.external.forking import ForkGuard, writer_in_fork
+from asyncpipes.external.loaders import MappingParamsLoader
 from asyncpipes.external.waiting import nothing
-from tests.support import RecordingWriter, in_thread, open_fds, wait_until
+from tests.support import PATIENCE, RecordingWriter, bootstrap, in_thread, open_fds, wait_until
 
 AGAIN = [(os.getpid(), signal.SIGTERM)]
 
@@ -197,3 +201,137 @@ def test_a_channel_that_is_none_here_says_so_when_used(error: Exception) -> None
         with pytest.raises(ChannelError, match=r"no way|cannot be used from this forked process"):
             call()
     writer.close()
+
+
+# How a fork ends, called as its threads and multiprocessing would.
+
+
+def lives_until(release: threading.Event) -> threading.Thread:
+    thread = threading.Thread(target=release.wait, args=(PATIENCE,))
+    thread.start()
+    return thread
+
+
+def test_a_farewell_is_said_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    farewell = forking._Farewell(lambda: said.append("here"))
+    del farewell
+    gc.collect()
+    assert said == ["here"]
+    farewell = forking._Farewell(lambda: said.append("elsewhere"))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    del farewell
+    gc.collect()
+    assert said == ["here"]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_the_thread_that_forked_ends(others: bool) -> None:
+    done = threading.Event()
+    guard = ForkGuard()
+    guard._close_with_thread = done.set
+    release = threading.Event()
+    thread = lives_until(release) if others else None
+    before = signal.signal(signal.SIGTERM, guard._handle)
+    try:
+        guard._thread_ends()
+        assert is_default()
+        assert done.is_set() is not others
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        release.set()
+        if thread is not None:
+            thread.join()
+    assert done.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_a_worker_ends(others: bool) -> None:
+    done = threading.Event()
+    guard = ForkGuard()
+    guard._close_worker = done.set
+    release = threading.Event()
+    thread = lives_until(release) if others else None
+    guard._worker_ends()
+    assert done.is_set() is not others
+    release.set()
+    if thread is not None:
+        thread.join()
+    assert done.wait(PATIENCE)
+
+
+def test_a_worker_whose_last_thread_cannot_start_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guard = ForkGuard()
+    release = threading.Event()
+    thread = lives_until(release)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    try:
+        guard._worker_ends()
+    finally:
+        release.set()
+        thread.join()
+    assert "this worker's end is not reported" in capsys.readouterr().err
+
+
+def test_a_worker_begins_once_and_without_multiprocessing_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forking, "_multiprocessing", lambda: None)
+    guard = ForkGuard()
+    guard._worker_begins()
+    guard._worker_begins()
+    assert guard._is_worker
+
+
+def test_a_signal_for_a_fork_that_has_nothing_to_close(sent: list[tuple[int, int]]) -> None:
+    guard = ForkGuard()
+    before = signal.getsignal(signal.SIGTERM)
+    guard._handle(signal.SIGTERM, None)
+    signal.signal(signal.SIGTERM, before)
+    assert sent == AGAIN
+
+
+# What becomes of a context.
+
+
+def test_a_context_without_a_host_has_nothing_to_end_in_a_fork() -> None:
+    with pytest.warns(InactiveWarning), open_pipes() as pipes:
+        for end in (pipes.close_fork, pipes.end_by_signal, pipes.drain_at_exit):
+            end()
+        pipes.follow_fork()
+        for end in (pipes.close_fork, pipes.end_by_signal, pipes.drain_at_exit):
+            end()
+        pipes.end_with_thread()
+
+
+def test_a_context_that_is_closed_reports_nothing_in_a_fork() -> None:
+    writer = RecordingWriter()
+    loader = MappingParamsLoader(bootstrap())
+    with open_pipes(params_loader=loader, message_writer=writer, handle_signals=False) as pipes:
+        pipes._begin_in_fork()  # it looks after no signals there either
+        pipes.log.info("before")
+    written = len(writer.batches)
+    pipes.follow_fork()
+    pipes.log.info("after")
+    pipes.close_fork()
+    assert len(writer.batches) == written
+
+
+def test_a_context_that_its_thread_never_left_sends_no_closed() -> None:
+    writer = RecordingWriter()
+    loader = MappingParamsLoader(bootstrap())
+    pipes = open_pipes(params_loader=loader, message_writer=writer)
+    pipes.__enter__()
+    pipes.log.info("said")
+    pipes.end_with_thread()
+    wait_until(lambda: pipes._outbox is not None and pipes._outbox.is_closed, "it is closed")
+    lines = b"".join(writer.batches)
+    assert b"said" in lines
+    assert b'"closed"' not in lines
+    pipes._release()
