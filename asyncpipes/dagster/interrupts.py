@@ -292,6 +292,7 @@ class Interrupts:
         try:
             self._loop.call_soon_threadsafe(self.interrupt)
         except RuntimeError:  # the loop is closed: nobody is left who would end anything
+            self._pending = None
             self._disarm()
             signal.raise_signal(number)
 

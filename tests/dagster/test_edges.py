@@ -126,6 +126,7 @@ def test_a_signal_for_a_loop_that_is_closed_is_raised_again(
     loop.close()
     own._handle(signal.SIGINT, None)
     assert raised == [signal.SIGINT]
+    assert own._pending is None, "or it would be told once more"
 
 
 async def test_a_loop_that_is_blocked_gets_dagsters_handler_back(
