@@ -4,11 +4,14 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Processes that share the tests: most of a test is waiting. 0: pytest's own (for --pdb).
+WORKERS ?= auto
 # Anything: measure the coverage of asyncpipes by the tests, child processes counted.
 COVERAGE ?=
 
 python := $(VENV)/bin/python
 sources := asyncpipes tests examples benchmarks
+workers := -n $(WORKERS) --dist loadfile
 
 # A stamp is named after what it stands for, so that neither a `git pull`, nor
 # another Python, nor a moved folder, nor a clock can make an old one look new.
@@ -29,6 +32,7 @@ help:
 	@echo "make dagster-demo"
 	@echo "             the tutorial in Dagster's web server, until Ctrl-C  (ARGS='--port 3001')"
 	@echo "make test    run all tests           (ARGS='-k framing' goes on to pytest)"
+	@echo "             WORKERS=0: one after the other, as --pdb needs it"
 	@echo "             COVERAGE=1 insists on 95 % of asyncpipes, and of its branches"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make bench   measure, beside dagster_pipes         (ARGS goes on to it)"
@@ -47,10 +51,10 @@ dagster-demo: $(dagster)
 
 test: $(dev)
 ifeq ($(COVERAGE),)
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest $(workers) $(ARGS)
 else
 	@$(python) -m coverage erase
-	@$(python) -m coverage run -m pytest $(ARGS)
+	@$(python) -m coverage run -m pytest $(workers) $(ARGS)
 	@$(python) -m coverage combine --quiet
 	@$(python) -m tests.exclusions
 	@$(python) -m coverage report

@@ -5,6 +5,8 @@ property tests that are the same each time, and no silent skip in CI.
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping
@@ -89,10 +91,21 @@ def pytest_asyncio_loop_factories(
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    if importlib.util.find_spec("anyio") is not None:  # or there is no host to test
+        pluginmanager.import_plugin("tests.faults.plugin")
+
+
 def pytest_configure() -> None:
     """A shell's `&` has SIGINT ignored, which processes of the tests would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs, since tests mostly wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,6 +116,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item.get_closest_marker("soak") is None]
+
+
+def pytest_collection_finish() -> None:
+    """Many tests collect garbage; what is there before them (Dagster, for one) is none.
+
+    To look through all of that takes a third of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _skip_is_failure(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -19,7 +19,10 @@ async def to_its_end(function: Callable[..., T], *args: Any) -> T:
 
     What it returned is lost then: it must leave elsewhere what is to be released.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, function, *args)
+    except RuntimeError:  # the main thread has ended: no thread is to be had any more
+        return function(*args)
     cancelled = await outlast(future)
     result = future.result()
     if cancelled is not None:

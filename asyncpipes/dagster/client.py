@@ -77,18 +77,16 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
         *,
         strict: bool = True,
     ) -> None:
-        self._options = _checked(
+        self._options = _options(
             type(self).__name__,
-            Options(
-                env=_checked_env(type(self).__name__, env),
-                cwd=cwd,
-                context_injector=context_injector or dg.PipesTempFileContextInjector(),
-                message_reader=message_reader or PipesChannelMessageReader(),
-                forward_termination=forward_termination,
-                forward_stdio=forward_stdio,
-                termination_timeout_seconds=termination_timeout_seconds,
-                strict=strict,
-            ),
+            env,
+            cwd,
+            context_injector,
+            message_reader,
+            forward_termination,
+            forward_stdio,
+            termination_timeout_seconds,
+            strict,
         )
 
     async def run(
@@ -121,13 +119,9 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
 
         Cancelling it ends the process group; see the class.
         """
-        call = Call(execution_context(context), command, extras, env, cwd)
-        execution = Execution(self._options, call, yields=False)
-        async with execution:
-            while await execution.next_result() is not None:
-                pass
-        execution.check()
-        return execution.invocation()
+        return await _run(
+            self._options, Call(execution_context(context), command, extras, env, cwd)
+        )
 
     async def stream(
         self,
@@ -153,6 +147,11 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
         Leaving the loop early ends the process group, once the generator is closed: at the
         latest with the step's event loop, at once inside ``contextlib.aclosing``.
         """
+        if not isinstance(implicit_materializations, bool):
+            raise InvalidParameterError(
+                "stream(): `implicit_materializations` must be True or False, got"
+                f" {implicit_materializations!r}"
+            )
         call = Call(execution_context(context), command, extras, env, cwd)
         execution = Execution(self._options, call, yields=True)
         reported = 0
@@ -171,8 +170,8 @@ class PipesSubprocessClient(dg.PipesSubprocessClient):
     """Dagster's ``PipesSubprocessClient`` with our host inside; for sync assets and ops.
 
     An import is all that changes. What a job may notice is listed in the README, under "In
-    Dagster"; options and errors are those of :class:`AsyncPipesSubprocessClient`, which does
-    the work, in an event loop of this call.
+    Dagster"; options and errors are those of :class:`AsyncPipesSubprocessClient`, which it is,
+    in an event loop of this call.
     """
 
     def __init__(
@@ -187,7 +186,8 @@ class PipesSubprocessClient(dg.PipesSubprocessClient):
         *,
         strict: bool = True,
     ) -> None:
-        self._client = AsyncPipesSubprocessClient(
+        self._options = _options(
+            type(self).__name__,
             env,
             cwd,
             context_injector,
@@ -195,7 +195,7 @@ class PipesSubprocessClient(dg.PipesSubprocessClient):
             forward_termination,
             forward_stdio,
             termination_timeout_seconds,
-            strict=strict,
+            strict,
         )
         super().__init__(
             env=env,
@@ -221,11 +221,17 @@ class PipesSubprocessClient(dg.PipesSubprocessClient):
 
         As :meth:`AsyncPipesSubprocessClient.run`.
         """
-        return _run_blocking(
-            lambda: self._client.run(
-                context=context, command=command, extras=extras, env=env, cwd=cwd
-            )
-        )
+        call = Call(execution_context(context), command, extras, env, cwd)
+        return _run_blocking(lambda: _run(self._options, call))
+
+
+async def _run(options: Options, call: Call) -> PipesInvocation:
+    execution = Execution(options, call, yields=False)
+    async with execution:
+        while await execution.next_result() is not None:
+            pass
+    execution.check()
+    return execution.invocation()
 
 
 def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -249,6 +255,32 @@ def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 with suppress(RuntimeError):
                     cancel()
             raise
+
+
+def _options(
+    client: str,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+    context_injector: dg.PipesContextInjector | None,
+    message_reader: dg.PipesMessageReader | None,
+    forward_termination: bool,
+    forward_stdio: bool,
+    termination_timeout_seconds: float,
+    strict: bool,
+) -> Options:
+    return _checked(
+        client,
+        Options(
+            env=_checked_env(client, env),
+            cwd=cwd,
+            context_injector=context_injector or dg.PipesTempFileContextInjector(),
+            message_reader=message_reader or PipesChannelMessageReader(),
+            forward_termination=forward_termination,
+            forward_stdio=forward_stdio,
+            termination_timeout_seconds=termination_timeout_seconds,
+            strict=strict,
+        ),
+    )
 
 
 def _checked_env(client: str, env: object) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ go on meanwhile is the session's.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import threading
@@ -37,9 +38,11 @@ from dagster import (
 )
 from dagster import open_pipes_session as open_dagster_session
 
-from ..channels.finishing import to_its_end
+from ..channels.finishing import outlast, to_its_end
+from ..errors import InvalidParameterError
 from ..host.context_injectors import ContextInjector, InjectedContext
 from ..host.pipes_session import may_await
+from ..host.process import PipesProcess
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
 from ..protocol.context import ContextData
@@ -47,7 +50,7 @@ from .failures import Result, failure, has_failed, keep, reasons_against
 from .internals import ExecutionContext, engine_event, explain_missing_results
 from .interrupts import Interrupts, Watched
 from .invocation import PipesInvocation
-from .message_readers import Bridge
+from .message_readers import Bridge, named_after
 from .reporting import RESULTS, Reporting
 from .sharing import shared
 
@@ -98,7 +101,8 @@ class Execution:
         self._options = options
         self._call = call
         self._yields = yields
-        self._bridge = Bridge(options.message_reader, call.context)
+        bridge = named_after(options.message_reader, Bridge)
+        self._bridge = bridge(options.message_reader, call.context)
         self._watched = Watched(call.context, forward=options.forward_termination)
         self._stack = AsyncExitStack()
         self._interrupts: Interrupts | None = None
@@ -192,9 +196,7 @@ class Execution:
         self._events = session.events(*RESULTS)
         self._watched.session = session
         self._stop_if_interrupted()
-        process = self._watched.process = await session.launch(
-            call.command, env={**options.env, **(call.env or {})}, cwd=call.cwd or options.cwd
-        )
+        process = await self._launch()
         if self._watched.interrupted:
             self._watched.interrupt()  # it came while there was nothing to end yet
         self._note(
@@ -203,13 +205,29 @@ class Execution:
             command=MetadataValue.text(_shown(call.command)),
         )
 
+    async def _launch(self) -> PipesProcess:
+        options, call = self._options, self._call
+        launching = self._session.launch(
+            call.command, env={**options.env, **(call.env or {})}, cwd=call.cwd or options.cwd
+        )
+        if options.forward_termination:
+            self._watched.process = process = await launching
+            return process
+        # A launch that is cancelled ends what it has started, and an interrupt is not to.
+        launched = asyncio.ensure_future(launching)
+        cancelled = await outlast(launched)
+        self._watched.process = process = launched.result()
+        if cancelled is not None:
+            raise cancelled
+        return process
+
     def _enter_dagster(self, context: ExecutionContext) -> None:
         call = self._call
         scope = open_dagster_session(
             context=context,
-            context_injector=_Completed(self._options.context_injector, call.context),
+            context_injector=_completing(self._options.context_injector, call.context),
             message_reader=self._bridge,
-            extras=None if call.extras is None else dict(call.extras),
+            extras=None if call.extras is None else _checked_extras(call.extras),
         )
         self._dagster = scope.__enter__()
         self._scope = scope
@@ -270,17 +288,30 @@ class Execution:
             await interrupts.leave(self._watched)
 
     async def _stack_exit(self, error: BaseException | None) -> bool:
-        if isinstance(error, GeneratorExit) and not may_await(error):
-            await self._abandon(error)
-            return False
-        if isinstance(error, asyncio.CancelledError) or (
-            isinstance(error, GeneratorExit) and self._is_closed_by_dagster
+        cancelled: asyncio.CancelledError | None = None
+        if isinstance(error, GeneratorExit):
+            if not may_await(error):
+                await self._abandon(error)
+                return False
+            # Who closes a loop closes all its generators at once, in any order: the one that
+            # tells us of it has had its turn after this.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as caught:
+                cancelled = caught
+        if (
+            isinstance(error, asyncio.CancelledError)
+            or cancelled is not None
+            or (isinstance(error, GeneratorExit) and self._is_closed_by_dagster)
         ):
             await self._see_through()
         trace = None if error is None else error.__traceback__
-        return bool(
-            await self._stack.__aexit__(None if error is None else type(error), error, trace)
+        is_handled = await self._stack.__aexit__(
+            None if error is None else type(error), error, trace
         )
+        if cancelled is not None:
+            raise cancelled
+        return bool(is_handled)
 
     async def _see_through(self) -> None:
         """Take what the script reports until its end, which is now to come.
@@ -345,6 +376,19 @@ class _Completed(PipesContextInjector):
 
     def no_messages_debug_text(self) -> str:
         return self._injector.no_messages_debug_text()
+
+
+def _completing(injector: PipesContextInjector, context: ExecutionContext) -> PipesContextInjector:
+    completing = named_after(injector, _Completed)
+    return completing(injector, context)
+
+
+def _checked_extras(extras: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(dict(extras))  # as Dagster's context injectors do
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidParameterError(f"`extras` hold what JSON cannot: {error}") from error
+    return dict(extras)
 
 
 def _completed(data: Any, context: ExecutionContext) -> Any:

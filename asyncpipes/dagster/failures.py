@@ -120,7 +120,7 @@ def _events(context: ExecutionContext, result: Result) -> list[Any]:
                 asset_key=result.asset_key,
                 metadata=dict(result.metadata or {}),
                 partition=partition,
-                tags={} if version is None else {"dagster/data_version": version.value},
+                tags={} if version is None else _tags(version.value),
             )
             for partition in _partitions(context)
         ]
@@ -135,6 +135,14 @@ def _events(context: ExecutionContext, result: Result) -> list[Any]:
             severity=result.severity,
         )
     ]
+
+
+def _tags(data_version: str) -> dict[str, str]:
+    """As Dagster has them on a materialization whose step gave the version (``execute_step``)."""
+    return {
+        "dagster/data_version": data_version,
+        "dagster/data_version_is_user_provided": "true",
+    }
 
 
 def _partitions(context: ExecutionContext) -> Sequence[str | None]:

@@ -273,6 +273,10 @@ class Interrupts:
             self.resume()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._watched:  # the last one was let go of where no handler can be set
+            self._disarm()
+            signal.raise_signal(number)
+            return
         if self._is_blocked():
             handler = self._previous.get(signal.Signals(number))
             self._pending = None
@@ -306,6 +310,8 @@ class Interrupts:
             signal.pthread_kill(main, number)
 
     def _disarm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # a garbage collector's: the next signal disarms
         previous, self._previous = self._previous, {}
         for number, handler in previous.items():
             if signal.getsignal(number) == self._handle:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from dagster import PipesMessageHandler, PipesMessageReader
 
@@ -24,6 +24,8 @@ from ..protocol.bootstrap import MESSAGES_VARIABLE, decode_param
 from .failures import failure, reasons_against
 from .internals import ExecutionContext
 from .reporting import RESULTS, Reporting
+
+T = TypeVar("T")
 
 
 class PipesChannelMessageReader(PipesMessageReader):
@@ -52,6 +54,10 @@ class PipesChannelMessageReader(PipesMessageReader):
             raise InvalidParameterError(
                 "PipesChannelMessageReader: `channel` must be a channel of asyncpipes.channels,"
                 f" got {channel!r}"
+            )
+        if not isinstance(strict, bool):
+            raise InvalidParameterError(
+                f"PipesChannelMessageReader: `strict` must be True or False, got {strict!r}"
             )
         self.channel = FileChannel() if channel is None else channel
         self.strict = strict
@@ -143,6 +149,11 @@ class _Reading:
         await reporting.settle(hurried=False)
         await reporting.close(session.outcome)
         return session.result, reporting.faults
+
+
+def named_after(users: object, ours: type[T]) -> type[T]:
+    """``ours`` by the name of the class that the user chose: Dagster's warnings show it."""
+    return type(type(users).__name__, (ours,), {})
 
 
 class Bridge(PipesMessageReader):

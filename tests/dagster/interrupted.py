@@ -11,14 +11,18 @@ Scripts and the asset leave marks in FOLDER: ``pid-N``, ``interrupted-N``, ``sus
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from asyncpipes import PipesSession
 from asyncpipes.dagster import AsyncPipesSubprocessClient, PipesSubprocessClient
 
 MODE = os.environ.get("MODE", "")
@@ -50,7 +54,31 @@ with open_pipes(handle_signals=False) as pipes:
         raise
 """
 
+
+class SignallingInjector(dg.PipesTempFileContextInjector):
+    """Interrupts the step before its script is launched, or when it has ended."""
+
+    @contextmanager
+    def inject_context(self, context: Any) -> Iterator[Any]:
+        if MODE == "opening":
+            os.kill(os.getpid(), signal.SIGINT)
+        with super().inject_context(context) as params:
+            yield params
+        if MODE == "closing":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+async def _launch_interrupted(session: PipesSession, *args: Any, **options: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGINT)
+    return await _launch(session, *args, **options)
+
+
+_launch = PipesSession.launch
+if MODE == "launching":
+    PipesSession.launch = _launch_interrupted  # type: ignore[method-assign, assignment]  # as a signal in that moment
+
 OPTIONS: dict[str, Any] = {
+    "context_injector": SignallingInjector(),
     "termination_timeout_seconds": 1.0 if "stubborn" in WORDS else 60.0,
     "forward_termination": "unforwarded" not in WORDS,
 }
@@ -74,7 +102,7 @@ def suspend(_: object, value: object) -> bool:
 async def launch(context: dg.AssetExecutionContext) -> Any:
     """What the asset does, until it is interrupted."""
     call: dict[str, Any] = {"context": context, "command": command(1)}
-    if MODE in ("run", "late"):
+    if MODE in ("run", "late", "opening", "launching", "closing"):
         await pipes.run(**{**call, "command": command(1, MODE)})
     elif MODE == "gather":
         await asyncio.gather(*(pipes.run(context=context, command=command(n)) for n in range(1, 5)))

@@ -18,6 +18,7 @@ import pytest
 from dagster._utils.interrupts import capture_interrupts
 
 from asyncpipes.dagster import AsyncPipesSubprocessClient
+from asyncpipes.dagster.interrupts import Interrupts
 from tests.support import PATIENCE
 
 PROGRAM = Path(__file__).with_name("interrupted.py")
@@ -193,6 +194,54 @@ def test_a_script_that_is_not_to_be_interrupted(start: Callable[..., Terminated]
     assert program.told == 0
 
 
+def test_nor_between_two_yields(start: Callable[..., Terminated]) -> None:
+    program = start("between", "unforwarded")
+    program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(0.5)
+    assert all(map(is_alive, program.pids))
+    (program.folder / "end").touch()
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["source"] == "ErrorSource.INTERRUPT", err
+    assert program.told == 0
+
+
+# The moments in which there is no script yet, or none any more.
+
+
+@pytest.mark.parametrize("mode", ["opening", "launching", "closing"])
+def test_at_the_edges(mode: str, start: Callable[..., Terminated]) -> None:
+    """The signal comes in exactly that moment, from the program itself."""
+    program = start(mode)
+    (program.folder / "end").touch()  # scripts that are not told end by themselves
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["error"] == "DagsterExecutionInterruptedError", err
+    assert told["source"] == "ErrorSource.INTERRUPT"
+    assert told["threads"] == []
+    assert not any(map(is_alive, program.pids))
+    assert program.left
+    assert "never awaited" not in err
+    if mode == "opening":
+        assert program.pids == [], "nothing is launched any more"
+
+
+def test_a_launch_that_is_interrupted_goes_on(start: Callable[..., Terminated]) -> None:
+    """With ``forward_termination=False`` this too is a script that ends by itself."""
+    program = start("launching", "unforwarded reporting")
+    program.wait_until_launched()
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(0.5)
+    assert all(map(is_alive, program.pids))
+    (program.folder / "end").touch()
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["source"] == "ErrorSource.INTERRUPT", err
+    assert told["materializations"] == 1
+    assert program.told == 0
+
+
 # Where no signal arrives: a step in a thread.
 
 WAITING = """
@@ -273,53 +322,75 @@ def test_in_a_thread_by_an_interrupt_that_dagster_has_taken(
 
 def test_in_a_thread_when_the_main_one_has_ended(tmp_path: Path) -> None:
     program = f"""
-import sys, tempfile
+import threading
 from pathlib import Path
 import dagster as dg
 from tests.dagster.test_interrupts import InThread
 step = InThread(Path({str(tmp_path)!r}), dg.DagsterInstance.ephemeral())
 step.start()
+def tell():
+    step.thread.join()
+    print(step.left, type(step.raised).__name__, flush=True)
+threading.Thread(target=tell).start()
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, timeout=PATIENCE, capture_output=True
+        [sys.executable, "-c", program],
+        env=environment,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "DagsterExecutionInterruptedError"], done.stderr
 
 
 # Handlers of others.
 
 
 def test_handlers_are_dagsters_again_afterwards(tmp_path: Path) -> None:
+    @dg.asset
+    def another() -> None: ...
+
+    assert dg.materialize([another]).success
+    # Dagster puts back one handler for both.
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     seen: list[Any] = []
+    program = (
+        "from asyncpipes import open_pipes\n"
+        "with open_pipes() as pipes: pipes.report_asset_materialization({})"
+    )
 
     @dg.asset
     async def orders(context: dg.AssetExecutionContext) -> Any:
         seen.append(signal.getsignal(signal.SIGTERM))
-        command = [sys.executable, "-c", "from asyncpipes import open_pipes\nwith open_pipes(): 0"]
+        command = [sys.executable, "-c", program]
         async for _ in AsyncPipesSubprocessClient().stream(context=context, command=command):
-            pass
+            seen.append(signal.getsignal(signal.SIGTERM))
         seen.append(signal.getsignal(signal.SIGTERM))
         return dg.MaterializeResult()
 
     assert dg.materialize([orders]).success
-    assert seen[0] is seen[1]
+    dagsters, ours, afterwards = seen
+    assert isinstance(getattr(ours, "__self__", None), Interrupts)
+    assert afterwards is dagsters
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-async def test_without_dagsters_handlers_none_are_changed() -> None:
+async def test_without_dagsters_handlers_none_are_changed(tmp_path: Path) -> None:
     """Outside of a run, signals are asyncio's, or the program's."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     during = []
 
     @dg.asset
     async def orders(context: dg.AssetExecutionContext) -> Any:
-        code = "import time; time.sleep(60)"
+        launched = tmp_path / "launched"
+        command = [sys.executable, "-c", WAITING, str(launched)]
         running = asyncio.ensure_future(
-            AsyncPipesSubprocessClient().run(context=context, command=[sys.executable, "-c", code])
+            AsyncPipesSubprocessClient().run(context=context, command=command)
         )
-        await asyncio.sleep(0.2)
+        while not launched.exists():
+            await asyncio.sleep(0.01)
         during.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,17 @@ class _Row:
 
 
 class Table:
-    """Gathers outcomes while tests run, and makes the file of them."""
+    """Gathers outcomes while tests run, and makes the file of them.
+
+    Where several processes share the tests, each of them runs some, and knows which there are;
+    one that runs none hears of all.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / "README.md"
         self._rows: dict[tuple[str, str], _Row] = {}
-        self._files: set[Path] = set()
+        self._files: set[str] = set()
         self._is_partial = False
         #: What is to be said at the end of the run.
         self.remarks: list[str] = []
@@ -53,22 +57,48 @@ class Table:
 
     def collect(self, items: Sequence[pytest.Item], args: Sequence[str]) -> None:
         """Note which tests run."""
-        self._files = {item.path for item in items if self._folder in item.path.parents}
+        self._files = {item.path.name for item in items if self._folder in item.path.parents}
         self._is_partial |= any("::" in arg for arg in args)
 
-    def add(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Take the outcome of a test's call."""
+    @property
+    def collected(self) -> tuple[list[str], bool]:
+        """Which tests run, for :meth:`hear`."""
+        return sorted(self._files), self._is_partial
+
+    def hear(self, collected: tuple[list[str], bool]) -> None:
+        """Note which tests run in another process."""
+        files, is_partial = collected
+        self._files |= set(files)
+        self._is_partial |= is_partial
+
+    def mark(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Have the report of a test's call say what it is about, in plain values."""
         marker = item.get_closest_marker("case")
         if report.when != "call" or marker is None or not self._is_about(item):
             return
         assert isinstance(item, pytest.Function)
         kind = item.callspec.params["subject"]
         assert isinstance(kind, Kind)
-        name = item.originalname
-        row = self._rows.setdefault((item.path.name, name), _Row(name, marker.args[0]))
-        row.outcomes.setdefault(kind.name, set()).add(report.outcome)
-        if kind.mutant is not None:
-            row.mutants[kind.mutant.name] = kind.mutant.description
+        mutant = kind.mutant
+        report.of_case = {  # type: ignore[attr-defined]  # a report takes what it is given
+            "file": item.path.name,
+            "name": item.originalname,
+            "case": asdict(marker.args[0]),
+            "subject": kind.name,
+            "mutant": None if mutant is None else (mutant.name, mutant.description),
+        }
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take the outcome of a test's call."""
+        about = getattr(report, "of_case", None)
+        if about is None:
+            return
+        key = about["file"], about["name"]
+        row = self._rows.setdefault(key, _Row(about["name"], Case(**about["case"])))
+        row.outcomes.setdefault(about["subject"], set()).add(report.outcome)
+        if about["mutant"] is not None:
+            name, description = about["mutant"]
+            row.mutants[name] = description
 
     def _is_about(self, item: pytest.Item) -> bool:
         return self._folder in item.path.parents and item.get_closest_marker("soak") is None
@@ -76,7 +106,8 @@ class Table:
     @property
     def is_complete(self) -> bool:
         """Whether all tests of this folder ran, but for those of the long form."""
-        return not self._is_partial and self._files == set(self._folder.glob("test_*.py"))
+        files = {path.name for path in self._folder.glob("test_*.py")}
+        return not self._is_partial and self._files == files
 
     def is_current(self) -> bool:
         """Whether the file says what the run has shown; a remark if it does not."""

@@ -94,6 +94,13 @@ def test_the_table_is_written_and_compared(folder: Folder) -> None:
     changed = folder.run("tests")
     assert changed.returncode == pytest.ExitCode.TESTS_FAILED
     assert "python -m pytest tests/faults --write-table" in changed.stdout
+    # Likewise where several processes share the tests.
+    folder.write(CASES.format(absent="none"))
+    assert folder.run("tests", "-n", "2").returncode == pytest.ExitCode.OK
+    folder.write(CASES.format(absent="another reason"))
+    changed = folder.run("tests", "-n", "2")
+    assert changed.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "python -m pytest tests/faults --write-table" in changed.stdout
     # A part of the tests shows a part of the table.
     assert folder.run("tests/faults", "-k", "ours").returncode == pytest.ExitCode.OK
     assert folder.table.read_text() == table
