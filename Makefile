@@ -11,7 +11,7 @@ COVERAGE ?=
 
 python := $(VENV)/bin/python
 sources := asyncpipes tests examples benchmarks
-workers := -n $(WORKERS) --dist loadfile
+workers := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A stamp is named after what it stands for, so that neither a `git pull`, nor
 # another Python, nor a moved folder, nor a clock can make an old one look new.

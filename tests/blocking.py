@@ -73,7 +73,8 @@ _NOT_OURS = (
     ("subprocess.py", "_execute_child"),
     # A logger's handlers are its owner's; pytest has one that writes to /dev/null.
     ("logging/__init__.py", "emit"),
-    # What measures coverage takes a lock when a thread first runs a file; see its Collector.
+    # What measures coverage takes a lock when a thread first runs a file; see its
+    # Collector (before 7.17.5).
     ("coverage/collector.py", "lock_data"),
     ("tests/blocking.py", "by_the_test"),
     # Dagster's connections, closed by the garbage collector wherever that runs.

@@ -31,6 +31,9 @@ settings.register_profile(
 )
 settings.load_profile("ci")  # another one by --hypothesis-profile
 
+#: Where a file takes tens of seconds.
+LONG_FILES = ("tests/dagster/ui/", "tests/benchmarks/", "tests/test_readme.py", "tests/examples/")
+
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
@@ -92,7 +95,8 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    if importlib.util.find_spec("anyio") is not None:  # or there is no host to test
+    faults = Path(__file__).parent / "faults"  # not in every copy of these tests
+    if faults.exists() and importlib.util.find_spec("anyio") is not None:  # or there is no host
         pluginmanager.import_plugin("tests.faults.plugin")
 
 
@@ -110,6 +114,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes minutes, unless -m asks for it."""
+    if hasattr(config, "workerinput"):
+        # Shared by file: with the longest at the end, all but one process would wait.
+        items.sort(key=lambda item: not item.nodeid.startswith(LONG_FILES))
     if "soak" in config.option.markexpr:
         return
     long = [item for item in items if item.get_closest_marker("soak") is not None]

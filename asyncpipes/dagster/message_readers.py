@@ -17,7 +17,7 @@ from ..channels.base import Channel, ChannelReader, Guarantees
 from ..channels.file import FileChannel
 from ..channels.finishing import to_its_end
 from ..channels.memory import MemoryChannel
-from ..errors import ChannelError, InvalidParameterError
+from ..errors import ChannelError, ClosedError, InvalidParameterError
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
 from ..protocol.bootstrap import MESSAGES_VARIABLE, decode_param
@@ -68,7 +68,7 @@ class PipesChannelMessageReader(PipesMessageReader):
 
         Raises:
             ChannelError: the channel cannot be created.
-            PipesFailure: on leaving, under ``strict``.
+            PipesFailure: it cannot be read; or on leaving, under ``strict``.
         """
         reading = _Reading(self.channel, handler)
         params = reading.start()
@@ -139,13 +139,16 @@ class _Reading:
         )
         loop = asyncio.get_running_loop()
         async with session:
-            reporting.subscribe(session)
-            session.subscribe(reporting.take, *RESULTS)
-            encoded = session.bootstrap[MESSAGES_VARIABLE]
-            self._params = decode_param(encoded, name="the session's bootstrap")
-            self._finish = partial(loop.call_soon_threadsafe, session.finish)
-            self._ready.set()
-            await session.wait_drained()
+            with suppress(ClosedError):  # it cannot be read: the reasons come below
+                reporting.subscribe(session)
+                session.subscribe(reporting.take, *RESULTS)
+                encoded = session.bootstrap[MESSAGES_VARIABLE]
+                self._params = decode_param(encoded, name="the session's bootstrap")
+                self._finish = partial(loop.call_soon_threadsafe, session.finish)
+                self._ready.set()
+                await session.wait_drained()
+        if self._finish is None:
+            raise failure(session.result, reasons_against(session.result, ()), ())
         await reporting.settle(hurried=False)
         await reporting.close(session.outcome)
         return session.result, reporting.faults

@@ -110,6 +110,8 @@ async def launch(context: dg.AssetExecutionContext) -> Any:
         async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]  # from Python 3.11 on
             for number in range(1, 5):
                 group.create_task(pipes.run(context=context, command=command(number)))
+    elif MODE == "nested":
+        PipesSubprocessClient(**OPTIONS).run(**call)
     elif MODE == "background":
         task = asyncio.create_task(pipes.run(**call))
         try:

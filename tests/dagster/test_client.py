@@ -2,6 +2,8 @@
 
 # Without postponed annotations: Dagster looks at the one of an asset's ``context``.
 import asyncio
+import datetime
+import math
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
@@ -20,6 +22,7 @@ from asyncpipes.dagster import (
 )
 from asyncpipes.errors import InvalidParameterError
 from tests.dagster.steps import REPORTS, materialize, running, script, streaming
+from tests.interop.scripts import write_script
 
 CHECK = "no_empty_order_check"
 
@@ -187,8 +190,21 @@ def test_data_version_and_partition_of_what_is_kept(tmp_path: Path) -> None:
     run = materialize(orders, partition_key="south")
     (made,) = run.materializations
     assert made.partition == "south"
-    assert made.tags is not None
-    assert made.tags["dagster/data_version"] == "v7"
+    # Those of a step that yields it.
+    passing = script(
+        tmp_path, Path(command[1]).read_text().replace("sys.exit(1)", ""), "passing.py"
+    )
+    partitions = dg.StaticPartitionsDefinition(["north", "south"])
+    (yielded,) = materialize(
+        streaming(passing, partitions=partitions), partition_key="south"
+    ).materializations
+
+    def tags(materialization: dg.AssetMaterialization) -> dict[str, str]:
+        every = materialization.tags or {}
+        return {name: tag for name, tag in every.items() if "data_version" in name}
+
+    assert tags(made) == tags(yielded)
+    assert len(tags(made)) == 2
 
 
 def test_the_scripts_exception_is_in_the_failure_with_its_group(tmp_path: Path) -> None:
@@ -226,6 +242,33 @@ def test_a_command_that_cannot_be_started(tmp_path: Path) -> None:
     run = materialize(streaming([str(tmp_path / "missing")]))
     assert not run.ok
     assert "no such program" in run.failure.error.to_string()
+
+
+@pytest.mark.parametrize("client", [AsyncPipesSubprocessClient, PipesSubprocessClient])
+def test_extras_that_json_cannot_hold(client: Any, tmp_path: Path) -> None:
+    command = script(tmp_path, f"Path('{tmp_path}/ran').touch()")
+    extras = {"since": datetime.date(2026, 1, 1)}
+
+    @dg.asset
+    def orders(context: dg.AssetExecutionContext) -> Any:
+        call = client().run(context=context, command=command, extras=extras)
+        return asyncio.run(call) if client is AsyncPipesSubprocessClient else call
+
+    run = materialize(orders)
+    assert "`extras` hold what JSON cannot" in run.failure.error.to_string()
+    assert "InvalidParameterError" in run.failure.error.to_string()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_dagsters_warning_names_what_the_user_chose(tmp_path: Path) -> None:
+    class Mine(dg.PipesEnvContextInjector):
+        pass
+
+    client = AsyncPipesSubprocessClient(context_injector=Mine(), strict=False)
+    run = materialize(running(script(tmp_path, "pass"), client))
+    (text,) = [text for text in run.texts if "did not receive any messages" in text]
+    assert "\nMine:" in text
+    assert "\nPipesChannelMessageReader:" in text
 
 
 def test_a_failure_has_the_result_and_the_results(tmp_path: Path) -> None:
@@ -461,6 +504,21 @@ def test_a_reader_of_dagsters_is_read_to_its_end(tmp_path: Path) -> None:
     assert custom == list(range(5000))
 
 
+def test_numbers_that_json_has_not_come_through_a_reader_of_dagsters(tmp_path: Path) -> None:
+    """Stock scripts send them."""
+    body = """
+with open_pipes() as pipes:
+    pipes.report_asset_materialization({"ratio": float("nan"), "most": float("inf")})
+"""
+    command = [sys.executable, str(write_script(tmp_path, "dagster_pipes", body))]
+    client = AsyncPipesSubprocessClient(message_reader=dg.PipesTempFileMessageReader())
+    run = materialize(streaming(command, client))
+    assert run.ok, run.failure
+    metadata = run.materializations[0].metadata
+    assert math.isnan(metadata["ratio"].value)  # type: ignore[arg-type]  # a float's
+    assert metadata["most"].value == math.inf
+
+
 @pytest.mark.parametrize("kind", [AsyncPipesSubprocessClient, PipesSubprocessClient])
 @pytest.mark.parametrize(
     ("option", "value"),
@@ -476,8 +534,19 @@ def test_a_reader_of_dagsters_is_read_to_its_end(tmp_path: Path) -> None:
     ],
 )
 def test_options_are_checked_and_named(kind: Any, option: str, value: Any) -> None:
-    with pytest.raises(InvalidParameterError, match=option):
+    with pytest.raises(InvalidParameterError, match=f"^{kind.__name__}: `{option}`"):
         kind(**{option: value})
+
+
+async def test_options_of_a_stream_are_checked() -> None:
+    context: Any = dg.build_asset_context()
+    stream = AsyncPipesSubprocessClient().stream(
+        context=context,
+        command="true",
+        implicit_materializations="yes",  # type: ignore[arg-type]  # what is tested
+    )
+    with pytest.raises(InvalidParameterError, match="implicit_materializations"):
+        await anext(stream)
 
 
 # The sync client.

@@ -109,7 +109,7 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-MODES = ["before", "between", "during", "blocked", "run", "gather", "background", "sync"]
+MODES = ["before", "between", "during", "blocked", "run", "gather", "background", "sync", "nested"]
 if sys.version_info >= (3, 11):
     MODES.append("group")
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from asyncpipes.channels.base import ChannelReader
 from asyncpipes.channels.file import FileChannel
 from asyncpipes.channels.memory import MemoryChannel
 from asyncpipes.dagster import PipesChannelMessageReader, PipesFailure
@@ -144,6 +145,37 @@ def test_a_channel_that_cannot_be_opened(tmp_path: Path) -> None:
     assert "cannot create the messages file" in run.failure.error.to_string()
 
 
+class Breaking(FileChannel):
+    """It fails at the given reading."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._left = number
+
+    async def open_reader(self) -> ChannelReader:
+        reader = await super().open_reader()
+        whole = reader.read
+
+        async def read() -> bytes:
+            self._left -= 1
+            if not self._left:
+                raise ChannelError("the disk is gone")
+            return await whole()
+
+        reader.read = read  # type: ignore[method-assign]  # the fault
+        return reader
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_channel_that_fails_while_it_is_read(number: int) -> None:
+    before = threading.active_count()
+    reader = PipesChannelMessageReader(Breaking(number))
+    run = under_dagsters_client(raw_child("opened(); custom(1); closed()"), reader)
+    assert not run.ok
+    assert "the disk is gone" in run.failure.user_failure_data.description
+    assert threading.active_count() == before
+
+
 def test_no_thread_is_left() -> None:
     before = threading.active_count()
     under_dagsters_client(raw_child("opened(); closed()"))
@@ -153,6 +185,8 @@ def test_no_thread_is_left() -> None:
 def test_what_is_no_channel_is_named() -> None:
     with pytest.raises(InvalidParameterError, match="channel"):
         PipesChannelMessageReader("messages.jsonl")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InvalidParameterError, match="strict"):
+        PipesChannelMessageReader(strict="yes")  # type: ignore[arg-type]  # what is tested
 
 
 def test_errors_of_the_channel_and_of_the_run_are_told_apart() -> None:

@@ -117,6 +117,17 @@ def test_keys_in_one_run_that_are_no_times(tmp_path: Path) -> None:
     assert asking.told[0]["range"] == {"start": "a", "end": "b"}
 
 
+@BETA
+def test_what_a_run_of_days_reported_before_it_failed(tmp_path: Path) -> None:
+    body = f"{ASKED}sys.exit(1)\n"
+    asking = Asking(script(tmp_path, body), partitions=DAILY, one_run=True)
+    tags = dict(zip(RANGE, ("2026-01-03", "2026-01-05"), strict=True))
+    run = materialize(asking.asset(), tags=tags)
+    assert not run.ok
+    days = ["2026-01-03", "2026-01-04", "2026-01-05"]
+    assert [made.partition for made in run.materializations] == days
+
+
 def test_a_key_of_two_dimensions(tmp_path: Path) -> None:
     asking = Asking(script(tmp_path, ASKED), {"key": True}, partitions=BOTH)
     key = dg.MultiPartitionKey({"day": "2026-01-02", "letter": "b"})
