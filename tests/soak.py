@@ -163,6 +163,7 @@ def repeated(options: argparse.Namespace) -> Figure:
     longest = 0.0
     # Wrong versions of ours prove the tests, which they have done in `make test`.
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not mutant"]
+    command += ["-n", "auto", "--dist", "loadfile"]  # beside others, moments differ all the more
     while rounds < options.rounds:
         started = time.monotonic()
         left = options.deadline - started
