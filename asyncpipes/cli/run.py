@@ -1,0 +1,195 @@
+"""``asyncpipes run`` of one script: the display, the recording, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, cast
+
+from ..errors import InvalidParameterError, LaunchError, PipesError
+from ..host.process import Command
+from ..host.result import RunResult
+from ..host.settings import ForwardStdio
+from ..protocol.events import LEVEL_NUMBERS, Event, Level, LogEvent
+from ..protocol.outcome import Outcome
+from . import exit_codes
+from .leaving import PATIENCE, leave
+from .recording import Recorder
+from .render import JsonPrinter, LinePrinter, Printer, summary
+from .running import Interrupts, Script, Subscribing, run_script
+from .tally import Tally
+
+Kind = Literal["live", "lines", "json"]
+
+
+@dataclass(frozen=True)
+class Display:
+    """How events are shown.
+
+    Attributes:
+        kind: a live view, lines for a person, or JSON.
+        min_level: log lines below it are not shown; JSON has them all.
+    """
+
+    kind: Kind
+    min_level: Level
+
+    @classmethod
+    def chosen(cls, log_level: str, *, as_json: bool) -> Display:
+        """What fits our own output."""
+        kind: Kind = "json" if as_json else "live" if _is_live() else "lines"
+        return cls(kind, cast("Level", log_level.upper()))
+
+    @property
+    def forward_stdio(self) -> ForwardStdio:
+        """What becomes of the script's own output."""
+        return True if self.kind == "lines" else "events"
+
+
+def _is_live() -> bool:
+    """Whether stdout is a terminal that obeys, and colours are not unwanted (no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+        return False
+    try:
+        return sys.stdout is not None and sys.stdout.isatty()
+    except ValueError:  # closed
+        return False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options say of the script, or of all scripts."""
+
+    context: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    grace: float = 10.0
+    strict: bool = True
+    record: str | None = None
+
+    def script(self, command: Command) -> Script:
+        """The script with these options."""
+        return Script(command, self.context, self.env, self.cwd, self.timeout, self.grace)
+
+
+def run_one(command: Sequence[str], request: Request, display: Display) -> NoReturn:
+    """Run it, show it, and leave with its exit code.
+
+    Raises:
+        InvalidParameterError: an option has a wrong value.
+    """
+    try:
+        recorder = None if request.record is None else Recorder(request.record)
+    except PipesError as error:
+        leave(exit_codes.OUTPUT, f"asyncpipes: {error}")
+    interrupts = Interrupts()
+    shown: Any = _Printed(display)
+    if display.kind == "live":
+        from .live import Live  # rich takes 0.1 s to import
+
+        shown = Live(shlex.join(command), display.min_level, interrupts, PATIENCE)
+    try:
+        result = asyncio.run(
+            _run(request.script(command), shown, recorder, interrupts, display.forward_stdio)
+        )
+    except InvalidParameterError:
+        shown.close(None)
+        raise
+    except LaunchError as error:
+        shown.close(None)
+        leave(of_launch(error), f"asyncpipes: {error}")
+    except PipesError as error:
+        shown.close(None)
+        leave(exit_codes.PROTOCOL, f"asyncpipes: {error}")
+    except TimeoutError:
+        shown.close(None)
+        leave(
+            exit_codes.TIMEOUT, "asyncpipes: --timeout passed, and stdout has not taken all events"
+        )
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        shown.close(None)
+        leave(
+            exit_codes.of_signal(signal.SIGINT),
+            "asyncpipes: interrupted; the script has been ended",
+        )
+    outcome = result.outcome
+    if recorder is not None:
+        recorder.close(outcome)
+    text, is_err = shown.close(outcome)
+    code = exit_codes.of_outcome(outcome, strict=request.strict)
+    if interrupts.number is not None:
+        code = exit_codes.of_signal(interrupts.number)
+        how = "interrupted" if interrupts.number == signal.SIGINT else "terminated"
+        if text and not is_err:
+            shown.say(text)
+        leave(code, f"asyncpipes: {how}; the script has been ended")
+    faults = [
+        f"asyncpipes: cannot write to {what}: {error}"
+        for what, error in (
+            ("stdout", shown.error),
+            (request.record, None if recorder is None else recorder.error),
+        )
+        if error is not None
+    ]
+    if faults:
+        text = text or summary(outcome, shown.tally)
+        leave(code or exit_codes.OUTPUT, "\n".join([*faults, text]))
+    leave(code, text, err=is_err)
+
+
+def of_launch(error: LaunchError) -> int:
+    """The exit code of a command that cannot be started, as shells have it."""
+    is_missing = isinstance(error.__cause__, FileNotFoundError)
+    return exit_codes.NOT_FOUND if is_missing else exit_codes.NOT_EXECUTABLE
+
+
+class _Printed:
+    """Plain lines, or JSON."""
+
+    def __init__(self, display: Display) -> None:
+        self.tally = Tally()
+        self._is_json = display.kind == "json"
+        self._printer: Printer = JsonPrinter() if self._is_json else LinePrinter()
+        self._min_level = 0 if self._is_json else LEVEL_NUMBERS[display.min_level]
+
+    @property
+    def error(self) -> str | None:
+        return self._printer.error
+
+    def subscribing(self) -> Subscribing:
+        return Subscribing([self.tally.add], [self._print])
+
+    def _print(self, event: Event) -> None:
+        if not (isinstance(event, LogEvent) and event.level_number < self._min_level):
+            self._printer(event)
+
+    def say(self, text: str) -> None:
+        self._printer.write(f"{text}\n")
+
+    def close(self, outcome: Outcome | None) -> tuple[str, bool]:
+        """What is left to say, and whether on stderr."""
+        if outcome is None:
+            return "", True
+        if self._is_json:
+            self._printer.outcome(outcome)
+        return summary(outcome, self.tally), self._is_json
+
+
+async def _run(
+    script: Script,
+    shown: Any,
+    recorder: Recorder | None,
+    interrupts: Interrupts,
+    forward_stdio: ForwardStdio,
+) -> RunResult:
+    interrupts.install()
+    subscribing: Subscribing = shown.subscribing()
+    if recorder is not None:
+        subscribing.in_threads = [*subscribing.in_threads, recorder]
+    return await run_script(script, subscribing, interrupts, forward_stdio=forward_stdio)
