@@ -2,9 +2,7 @@
 
 An image is a virtual environment with a directory of files: ``COPY`` and ``RUN`` fill
 them. A container is its ``CMD`` in there, with the variables that are named and no others.
-Namespaces and file systems of its own it has not.
-
-It is also what it must be told when something is used that it does not know.
+It has no namespaces, nor a file system of its own.
 """
 
 from __future__ import annotations

@@ -164,6 +164,7 @@ def test_every_block_of_the_readme_runs(environment: dict[str, str], tmp_path: P
             assert name, f"README.md, line {block.line}: a {block.kind} block without a file name"
             (tmp_path / name[1]).write_text(block.text)
     assert ran >= 25
+    check_container(Path(environment["HOME"], "images", "orders"))
 
 
 def moved(diff: str) -> str:
@@ -202,12 +203,12 @@ def run(command: str, cwd: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_the_container_has_orjson_alone(environment: dict[str, str]) -> None:
-    """After the README's lines have built it."""
-    python = Path(environment["HOME"], "images", "orders", "bin", "python")
+def check_container(image: Path) -> None:
+    """What the README's lines have put into the image."""
     listed = subprocess.run(
-        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
-    ).stdout
+        [image / "bin" / "python", "-m", "pip", "list", "--format=freeze"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
     names = {line.partition("==")[0] for line in listed.splitlines()}
     assert names - {"pip", "setuptools"} == {"asyncpipes", "orjson"}
 
