@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -9,13 +10,25 @@ from click.shell_completion import get_completion_class
 
 from .. import __version__
 from ..errors import InvalidParameterError
-from .parameters import LEVEL, SECONDS, Extra, Range, Variable
+from . import exit_codes
+from .leaving import leave
+from .parameters import LEVEL, POSITIVE, Extra, Range, Variable
 from .run import Display, Request, run_one
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=_SETTINGS)
+class _Group(click.Group):
+    """Ctrl-C where nobody else takes it: click would exit with 1, which says something else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
+
+
+@click.group(cls=_Group, context_settings=_SETTINGS)
 @click.version_option(__version__, message="asyncpipes %(version)s")
 def cli() -> None:
     """Dagster Pipes for asyncio: run scripts and see what they report.
@@ -58,11 +71,11 @@ def cli() -> None:
     "--cwd", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Where it runs."
 )
 @click.option(
-    "--timeout", type=SECONDS, metavar="S", help="End it after this many seconds, as Ctrl-C does."
+    "--timeout", type=POSITIVE, metavar="S", help="End it after this many seconds, as Ctrl-C does."
 )
 @click.option(
     "--grace",
-    type=SECONDS,
+    type=POSITIVE,
     metavar="S",
     default=10.0,
     show_default=True,
@@ -119,8 +132,9 @@ def run_command(
 ) -> None:
     """Run COMMAND as a Pipes script, and show what it reports while it runs.
 
-    Put -- before it. On a terminal there is a live view; where the output goes elsewhere, or
-    NO_COLOR is set, there are plain lines, and the script's own stdout and stderr are passed on.
+    Put -- before it. On a terminal there is a live view, or, with NO_COLOR or TERM=dumb, plain
+    lines. Where the output goes elsewhere there are plain lines too, and the script's own stdout
+    and stderr are passed on as they are.
 
     \b
     Examples:
@@ -201,7 +215,7 @@ def run_command(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="X",
     help="So many times as fast as it was, where the lines say when; by default as fast as it"
     " can be shown.",
@@ -257,7 +271,7 @@ def context_command(show_extras: bool) -> None:
 
     \b
     Examples:
-      asyncpipes run --asset orders -- asyncpipes context
+      asyncpipes run --no-strict --asset orders -- asyncpipes context
       asyncpipes context --show-extras
 
     Exit code: 0; 1 if there are no bootstrap variables, or they cannot be read.

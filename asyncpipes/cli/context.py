@@ -9,10 +9,11 @@ from typing import Any, NoReturn
 
 from ..errors import PipesError
 from ..protocol import bootstrap
-from ..protocol.codec import loads
+from ..protocol.codec import dumps, loads
 from ..protocol.context import ContextData
 from . import exit_codes
 from .leaving import leave
+from .text import safe
 
 
 def show(*, show_extras: bool) -> NoReturn:
@@ -28,7 +29,7 @@ def show(*, show_extras: bool) -> NoReturn:
         params = bootstrap.from_mapping(os.environ, source="the environment")
         context = ContextData.from_wire(_loaded(params.context)).to_wire()
     except (PipesError, ValueError) as error:
-        leave(exit_codes.FAILED, f"asyncpipes: {error}")
+        leave(exit_codes.FAILED, f"asyncpipes: {safe(str(error))}")
     if not show_extras:
         context["extras"] = {
             key: f"({type(value).__name__}, hidden: --show-extras shows it)"
@@ -39,7 +40,11 @@ def show(*, show_extras: bool) -> NoReturn:
         "context_params": _brief(params.context),
         "messages": params.messages,
     }
-    leave(0, json.dumps(shown, indent=2), err=False)
+    try:
+        text = json.dumps(shown, indent=2)
+    except RecursionError:
+        text = dumps(shown, where="context").decode()  # nested too deeply for a layout
+    leave(0, out=text)
 
 
 def _loaded(params: Any) -> Any:

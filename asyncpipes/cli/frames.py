@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from .screen import Screen
@@ -35,15 +34,15 @@ class Frames(ABC):
         self._thread = threading.Thread(target=self._draw, name="asyncpipes view", daemon=True)
 
     @abstractmethod
-    def above(self) -> Sequence[RenderableType]:
-        """What is to scroll by in the next frame, if anything."""
+    def above(self) -> Sequence[str]:
+        """What is to scroll by in the next frame, if anything: of ``Screen.text_of``."""
 
     @abstractmethod
     def live(self, frame: int) -> Sequence[Text]:
         """The live lines of the next frame."""
 
     @abstractmethod
-    def last(self) -> Sequence[RenderableType]:
+    def last(self) -> Sequence[str]:
         """What stays in the place of the live lines."""
 
     def start(self) -> None:
@@ -70,5 +69,7 @@ class Frames(ABC):
             while rest := self.above():
                 self.screen.draw(rest)
             self.screen.draw(self.last())
-        except (OSError, ValueError) as error:
-            self.error = getattr(error, "strerror", None) or str(error)
+        except OSError as error:
+            self.error = error.strerror or str(error)
+        except Exception as error:  # nothing else would say that nothing is drawn any more
+            self.error = f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -13,16 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from anyio import create_task_group
+from anyio import CapacityLimiter, create_task_group, to_thread
 
 from ..errors import InvalidParameterError, LaunchError, PipesError
 from ..protocol.context import PartitionKeyRange
+from ..protocol.events import ExternalStreamEvent
 from ..protocol.outcome import Outcome
 from . import exit_codes
 from .jobs_view import Job, JobsDisplay, LiveJobs, PrintedJobs
-from .leaving import leave
+from .leaving import leave, leave_at_once
 from .recording import Recorder
-from .run import Display, Request, of_launch
+from .run import Display, Request, interrupted, of_launch
 from .running import Interrupts, run_script
 from .tally import Tally, count
 from .text import safe
@@ -62,7 +64,7 @@ def read_jobs(path: str, request: Request) -> list[Job]:
         data = json.loads(content) if path.endswith(".json") else tomllib.loads(content.decode())
     except OSError as error:
         raise InvalidParameterError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "JSON" if path.endswith(".json") else "TOML"
         raise InvalidParameterError(f"{path} is not {kind}: {error}") from error
     rows = data.get("job") if isinstance(data, dict) else None
@@ -92,8 +94,10 @@ def _job(path: str, number: int, row: Any, request: Request) -> Job:
     if not all(isinstance(text, str) for text in texts):
         raise InvalidParameterError(f"{where}: `command`, `assets` and `env` hold texts alone")
     for key in ("timeout", "grace"):
-        if row.get(key, 1) <= 0:
+        if not 0 < row.get(key, 1) < math.inf:
             raise InvalidParameterError(f"{where}: `{key}` must be above 0, got {row[key]!r}")
+    if not os.path.isdir(cwd := row.get("cwd", ".")):
+        raise InvalidParameterError(f"{where}: `cwd` is no directory: {cwd!r}")
     context = dict(request.context)
     if "partition" in row or "partition_range" in row:
         context.pop("partition_key", None)
@@ -140,23 +144,31 @@ def run_file(path: str, at_once: int | None, request: Request, display: Display)
     jobs = read_jobs(path, request)
     shown: JobsDisplay = LiveJobs(jobs) if display.kind == "live" else PrintedJobs(jobs, display)
     interrupts = Interrupts()
+
+    def at_last() -> None:
+        shown.close([])
+        code = exit_codes.of_signal(interrupts.number or signal.SIGINT)
+        leave_at_once(code, "asyncpipes: interrupted twice; the scripts have been killed")
+
+    interrupts.at_last = at_last
     started = time.monotonic()
     try:
         asyncio.run(_run_all(jobs, at_once or os.cpu_count() or 1, request, shown, interrupts))
     except KeyboardInterrupt:
         shown.close([])
         leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
-    shown.close(_closing(jobs, time.monotonic() - started))
-    failed = _first_failure(jobs)
+    closing = _closing(jobs, time.monotonic() - started)
+    out, err = shown.close(closing)
+    failed, words = _first_failure(jobs), []
     code = 0 if failed is None else failed.code
     if interrupts.number is not None:
-        leave(
-            exit_codes.of_signal(interrupts.number),
-            "asyncpipes: interrupted; the scripts have been ended",
-        )
+        code = exit_codes.of_signal(interrupts.number)
+        words.append(f"asyncpipes: {interrupted(interrupts.number)}; the scripts have been ended")
     if shown.error is not None:
-        leave(code or exit_codes.OUTPUT, f"asyncpipes: cannot write to stdout: {shown.error}")
-    leave(code)
+        code = code or exit_codes.OUTPUT
+        words.append(f"asyncpipes: cannot write to stdout: {shown.error}")
+        out, err = "", "\n".join(closing)
+    leave(code, "\n".join(filter(None, [*words, err])), out)
 
 
 def _first_failure(jobs: Sequence[Job]) -> Job | None:
@@ -185,50 +197,61 @@ async def _run_all(
     jobs: Sequence[Job], at_once: int, request: Request, shown: JobsDisplay, interrupts: Interrupts
 ) -> None:
     interrupts.install()
-    room = asyncio.Semaphore(at_once)
+    room, printing = asyncio.Semaphore(at_once), CapacityLimiter(1)
 
     async def run(job: Job) -> None:
+        outcome: Outcome | None = None
         async with room:
             if interrupts.number is not None:
                 job.state = "not started"
             else:
-                await _run_job(job, request, shown, interrupts)
-        shown.ended(job)
+                outcome = await _run_job(job, request, shown, interrupts)
+        await interrupts.printing(lambda: shown.ended(job, outcome), printing)
 
     async with create_task_group() as group:
         for job in jobs:
             group.start_soon(run, job)
 
 
-async def _run_job(job: Job, request: Request, shown: JobsDisplay, interrupts: Interrupts) -> None:
+async def _run_job(
+    job: Job, request: Request, shown: JobsDisplay, interrupts: Interrupts
+) -> Outcome | None:
     job.state, job.started = "running", time.monotonic()
     outcome: Outcome | None = None
     recorder: Recorder | None = None
+    subscribing = shown.subscribing(job)
     try:
-        subscribing = shown.subscribing(job)
         if job.record is not None:
-            recorder = Recorder(job.record)
+            recorder = await to_thread.run_sync(Recorder, job.record)
             subscribing.in_threads = [*subscribing.in_threads, recorder]
+    except PipesError as error:
+        _ended(job, exit_codes.OUTPUT, [str(error)])
+        return None
+    code, reasons = 0, []
+    try:
         result = await run_script(job.script, subscribing, interrupts, forward_stdio="events")
         outcome = result.outcome
-        job.code, job.reasons = (
-            exit_codes.of_outcome(outcome, strict=request.strict),
-            outcome.reasons,
-        )
+        code = exit_codes.of_outcome(outcome, strict=request.strict)
+        reasons = list(outcome.reasons)
     except LaunchError as error:
-        job.code, job.reasons = of_launch(error), [str(error)]
+        code, reasons = of_launch(error), [str(error)]
     except TimeoutError:
-        job.code, job.reasons = exit_codes.TIMEOUT, ["its events were not printed in time"]
+        code, reasons = exit_codes.TIMEOUT, ["its events were not printed in time"]
     except InvalidParameterError as error:
-        job.code, job.reasons = exit_codes.USAGE, [str(error)]
+        code, reasons = exit_codes.USAGE, [str(error)]
     except PipesError as error:
-        job.code, job.reasons = exit_codes.PROTOCOL, [str(error)]
+        code, reasons = exit_codes.PROTOCOL, [str(error)]
+    job.tally.kinds[ExternalStreamEvent] += subscribing.dropped
     if outcome is not None and recorder is not None:
-        recorder.close(outcome)
+        await to_thread.run_sync(recorder.close, outcome)
         if recorder.error is not None:
-            job.code = job.code or exit_codes.OUTPUT
-            job.reasons = [*job.reasons, f"cannot write to {job.record}: {recorder.error}"]
+            code = code or exit_codes.OUTPUT
+            reasons.append(f"cannot write to {recorder.path}: {recorder.error}")
+    _ended(job, code, reasons)
+    return outcome
+
+
+def _ended(job: Job, code: int, reasons: Sequence[str]) -> None:
+    job.code, job.reasons = code, reasons
     job.seconds = time.monotonic() - job.started
-    job.state = "failed" if job.code else "ok"
-    if outcome is not None:
-        shown.outcome(job, outcome)
+    job.state = "failed" if code else "ok"

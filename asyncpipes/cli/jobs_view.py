@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -10,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
-import click
-from rich.console import RenderableType
 from rich.text import Text
 
 from ..protocol.events import LEVEL_NUMBERS, AssetCheckEvent, Event, LogEvent
@@ -29,7 +28,7 @@ State = Literal["waiting", "running", "ok", "failed", "not started"]
 
 #: Lines of the terminal that are not for running jobs.
 _OTHER_LINES = 3
-#: Lines that wait for a frame; of more the oldest are left out, and counted all the same.
+#: Lines that wait for a frame; of a script that is very unhappy more are left out.
 _MAX_WAITING = 200
 #: Log lines from this level on are shown.
 _GRAVE = LEVEL_NUMBERS["WARNING"]
@@ -78,16 +77,12 @@ class JobsDisplay(ABC):
         """What it wants of a job's session."""
 
     @abstractmethod
-    def outcome(self, job: Job, outcome: Outcome) -> None:
-        """A job has an outcome."""
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
+        """A job has ended, or was not started. May block."""
 
     @abstractmethod
-    def ended(self, job: Job) -> None:
-        """A job has ended, or was not started."""
-
-    @abstractmethod
-    def close(self, lines: Sequence[str]) -> None:
-        """All have ended; what is to be said then."""
+    def close(self, lines: Sequence[str]) -> tuple[str, str]:
+        """All have ended, and ``lines`` tell of it; what is left to say on stdout and stderr."""
 
 
 class PrintedJobs(JobsDisplay):
@@ -114,21 +109,16 @@ class PrintedJobs(JobsDisplay):
 
         return Subscribing([job.tally.add], [show])
 
-    def outcome(self, job: Job, outcome: Outcome) -> None:
-        self._printers[job.name].outcome(outcome)
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
+        printer = self._printers[job.name]
+        if outcome is not None:
+            printer.outcome(outcome)
+        printer.line(job.line())
+        self.error = self.error or printer.error
 
-    def ended(self, job: Job) -> None:
-        if not self._is_json:
-            self._printers[job.name].line(job.line())
-
-    def close(self, lines: Sequence[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
-        if self._is_json:
-            click.echo(text, err=True, nl=False)
-        elif text:
-            last = LinePrinter()
-            last.write(text)
-            self.error = self.error or last.error
+    def close(self, lines: Sequence[str]) -> tuple[str, str]:
+        text = "\n".join(lines)
+        return ("", text) if self._is_json else (text, "")
 
 
 class LiveJobs(JobsDisplay):
@@ -145,16 +135,14 @@ class LiveJobs(JobsDisplay):
 
         return Subscribing([take])
 
-    def outcome(self, job: Job, outcome: Outcome) -> None:
-        """Its line tells of it."""
-
-    def ended(self, job: Job) -> None:
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
         self._frames.ended(job)
 
-    def close(self, lines: Sequence[str]) -> None:
+    def close(self, lines: Sequence[str]) -> tuple[str, str]:
         self._frames.closing = lines
         self._frames.end(PATIENCE)
         self.error = self._frames.error
+        return "", ""
 
 
 class _JobFrames(Frames):
@@ -170,8 +158,10 @@ class _JobFrames(Frames):
         self._jobs = jobs
         self._started = time.monotonic()
         self._width = min(max(len(job.name) for job in jobs), 30)
-        #: What scrolls by: grave things, and ends. Bounded: a script may be very unhappy.
-        self._waiting: deque[Text] = deque(maxlen=_MAX_WAITING)
+        #: What scrolls by: grave things, and ends.
+        self._waiting: deque[Text] = deque()
+        self._left_out = 0
+        self._lock = threading.Lock()  # of both
 
     def take(self, job: Job, event: Event) -> None:
         """Show an event if it is one of those that a person must not miss."""
@@ -179,7 +169,12 @@ class _JobFrames(Frames):
         if is_grave or (isinstance(event, AssetCheckEvent) and not event.passed):
             style = "red" if getattr(event, "level", "ERROR") != "WARNING" else "yellow"
             first = event_lines(event)[0]
-            self._waiting.append(Text.assemble(self._name(job), (one_line(first, 400), style)))
+            text = Text.assemble(self._name(job), (one_line(first, 400), style))
+            with self._lock:
+                if len(self._waiting) < _MAX_WAITING:
+                    self._waiting.append(text)
+                else:
+                    self._left_out += 1
 
     def ended(self, job: Job) -> None:
         """Show how it ended."""
@@ -187,13 +182,18 @@ class _JobFrames(Frames):
             job.state, ("·", "dim")
         )
         text = Text.assemble((f"{mark} ", style), self._name(job), job.line())
-        self._waiting.append(text)
+        with self._lock:
+            self._waiting.append(text)
 
-    def above(self) -> list[RenderableType]:
-        taken: list[RenderableType] = []
-        while self._waiting:
-            taken.append(self._waiting.popleft())
-        return taken
+    def above(self) -> list[str]:
+        taken: list[Text] = []
+        with self._lock:
+            while self._waiting:
+                taken.append(self._waiting.popleft())
+            left_out, self._left_out = self._left_out, 0
+        if left_out:
+            taken.append(Text(f"… {count(left_out, 'line')} not shown, and counted", "dim italic"))
+        return list(map(self.screen.text_of, taken))
 
     def live(self, frame: int) -> Sequence[Text]:
         now = time.monotonic()
@@ -215,8 +215,8 @@ class _JobFrames(Frames):
         text += f"{duration(now - self._started)}  {total.results()}"
         return [*lines, Text(text, "bold")]
 
-    def last(self) -> Sequence[RenderableType]:
-        return [Text(line) for line in self.closing]
+    def last(self) -> Sequence[str]:
+        return [self.screen.text_of(Text(line)) for line in self.closing]
 
     def _running(self, job: Job, now: float, frame: int) -> Text:
         spinner = SPINNER[frame % len(SPINNER)]

@@ -50,13 +50,10 @@ class Live:
         """What the view wants of a session."""
         return Subscribing([self._view.take], opened=self._open)
 
-    def say(self, text: str) -> None:
-        """Nothing: the summary is in the view."""
-
-    def close(self, outcome: Outcome | None) -> tuple[str, bool]:
+    def close(self, outcome: Outcome | None) -> tuple[str, str]:
         """End the view; nothing is left to say."""
         self._view.close(outcome, self._patience)
-        return "", False
+        return "", ""
 
     def _open(self, session: PipesSession) -> None:
         self._session = session

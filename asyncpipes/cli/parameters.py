@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..protocol.context import PartitionKeyRange
 from ..protocol.events import LEVEL_NUMBERS
 
+if TYPE_CHECKING:
+    _PairType = click.ParamType[tuple[str, Any]]
+    _RangeType = click.ParamType[PartitionKeyRange]
+else:  # generic since click 8.4 only
+    _PairType = _RangeType = click.ParamType
 
-class _Pair(click.ParamType[tuple[str, Any]]):
+
+class _Pair(_PairType):
     name = "K=V"
 
     def convert(
@@ -42,14 +49,14 @@ class Extra(_Pair):
         if not text.startswith("@"):
             try:
                 return json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return text
         path = text[1:]
         try:
             return json.loads(Path(path).read_bytes())
         except OSError as error:
             self.fail(f"{key}: cannot read {path}: {error.strerror}", param, ctx)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.fail(
                 f"{key}: {path} is not JSON: {error}. For a text that begins with @, give it as"
                 " JSON: 'K=\"@text\"'",
@@ -68,7 +75,7 @@ class Variable(_Pair):
         return text
 
 
-class Range(click.ParamType[PartitionKeyRange]):
+class Range(_RangeType):
     """``A..B``, both ends included."""
 
     name = "A..B"
@@ -85,4 +92,21 @@ class Range(click.ParamType[PartitionKeyRange]):
 
 
 LEVEL = click.Choice(list(LEVEL_NUMBERS), case_sensitive=False)
-SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+class Positive(click.FloatRange):
+    """A finite number above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):  # click lets nan pass: it is not below 0
+            self.fail(f"{value!r} is no number above 0", param, ctx)
+        return number
+
+
+POSITIVE = Positive()

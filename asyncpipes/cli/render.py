@@ -27,10 +27,12 @@ from ..protocol.events import (
 from ..protocol.metadata import MetadataValue
 from ..protocol.outcome import Outcome
 from .tally import Tally, count
-from .text import json_text, safe
+from .text import json_text, one_line, safe
 
+_NO_TIME = "--:--:--"
 #: A value is shown this long on a line, in characters; ``--json`` shows all of it.
 _SHOWN = 100
+_REASON = 400
 
 
 class Printer(ABC):
@@ -121,13 +123,13 @@ def event_lines(event: Event) -> list[str]:
             first, *rest = safe(text).splitlines() or [""]
             return [f"{event.level:<8} {first}", *(f"         {line}" for line in rest)]
         case MaterializationEvent():
-            head = f"MATERIAL {safe(event.asset_key)}"
+            head = f"MATERIAL {_name(event.asset_key)}"
             if event.data_version is not None:
-                head += f"  data version {safe(event.data_version)}"
+                head += f"  data version {_name(event.data_version)}"
             return [head, *_metadata_lines(event.metadata)]
         case AssetCheckEvent():
             verdict = "passed" if event.passed else f"FAILED ({event.severity})"
-            head = f"CHECK    {safe(event.asset_key)}  {safe(event.check_name)}: {verdict}"
+            head = f"CHECK    {_name(event.asset_key)}  {_name(event.check_name)}: {verdict}"
             return [head, *_metadata_lines(event.metadata)]
         case CustomMessageEvent():
             return [f"MESSAGE  {_short(event.payload)}"]
@@ -135,7 +137,7 @@ def event_lines(event: Event) -> list[str]:
             return [f"{event.stream.upper():<8} {line}" for line in safe(event.text).splitlines()]
         case MalformedEvent():
             raw = event.raw.decode("utf-8", "backslashreplace")
-            return [f"MALFORMED {event.reason}: {safe(raw)[:_SHOWN]}"]
+            return [f"MALFORMED {one_line(event.reason, _REASON)}: {one_line(raw, _SHOWN)}"]
         case GapEvent():
             return [f"GAP      messages {event.first} to {event.last} never arrived"]
         case HealthEvent():
@@ -158,18 +160,22 @@ def summary(outcome: Outcome, tally: Tally) -> str:
 
 
 def _metadata_lines(metadata: Mapping[str, MetadataValue]) -> list[str]:
-    width = max(map(len, metadata), default=0)
+    labels = list(map(_name, metadata))
+    width = min(max(map(len, labels), default=0), 30)
     return [
-        f"         {safe(label).replace(chr(10), ' '):<{width}} = {_metadata_text(value)}"
-        for label, value in metadata.items()
+        f"         {label:<{width}} = {_metadata_text(value)}"
+        for label, value in zip(labels, metadata.values(), strict=True)
     ]
 
 
 def _metadata_text(value: MetadataValue) -> str:
     raw = value.raw_value
     if value.type == "table" and isinstance(raw, dict):
-        columns = ", ".join(str(column.get("name")) for column in raw.get("schema", ()))
-        return safe(f"table of {count(len(raw.get('records', ())), 'row')}: {columns}")
+        records, schema = raw.get("records"), raw.get("schema")
+        if isinstance(records, list) and isinstance(schema, list):
+            names = (column.get("name") for column in schema if isinstance(column, dict))
+            columns = ", ".join(map(str, names))
+            return one_line(f"table of {count(len(records), 'row')}: {columns}", _REASON)
     text = raw if isinstance(raw, str) else json_text(raw)
     first, *rest = safe(text).splitlines() or [""]
     more = f" … ({count(len(rest), 'more line')})" if rest else ""
@@ -177,12 +183,18 @@ def _metadata_text(value: MetadataValue) -> str:
 
 
 def _short(value: Any) -> str:
-    text = safe(json_text(value))
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return one_line(json_text(value), _SHOWN)
+
+
+def _name(text: str) -> str:
+    return one_line(text, _REASON)
 
 
 def clock(event: Event) -> str:
     when = event.sent_at or event.received_at
     if when is None:
-        return "--:--:--"  # a messages file of a stock script, replayed
-    return datetime.fromtimestamp(when).strftime("%H:%M:%S")  # noqa: DTZ006  # a person's own clock
+        return _NO_TIME  # a messages file of a stock script, replayed
+    try:
+        return datetime.fromtimestamp(when).strftime("%H:%M:%S")  # noqa: DTZ006  # a person's own clock
+    except (OverflowError, ValueError, OSError):
+        return _NO_TIME  # no clock shows that, and a script may send it

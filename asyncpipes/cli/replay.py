@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from typing import NoReturn
@@ -15,6 +16,7 @@ from .recording import StreamFile
 from .render import JsonPrinter, LinePrinter, Printer, summary
 from .run import Display
 from .tally import Tally
+from .text import safe
 
 #: Seconds that a pause of the recording is shortened to, whatever the speed: nobody waits
 #: for a script that slept for a night.
@@ -29,15 +31,18 @@ def replay(path: str, speed: float | None, display: Display) -> NoReturn:
         file = StreamFile(path)
         tally, error = (_live if display.kind == "live" else _print)(file, speed, display)
     except PipesError as failure:
-        leave(exit_codes.USAGE, f"asyncpipes: {failure}")
+        leave(exit_codes.USAGE, f"asyncpipes: {safe(str(failure))}")
     except KeyboardInterrupt:
-        leave(exit_codes.of_signal(2), "asyncpipes: interrupted")
+        leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
     if error is not None:
         leave(exit_codes.OUTPUT, f"asyncpipes: cannot write to stdout: {error}")
     if display.kind == "live":
         leave(0)
     outcome = file.outcome or Outcome(reasons=("the recording has no end: it was cut off",))
-    leave(0, summary(outcome, tally), err=display.kind == "json")
+    text = summary(outcome, tally)
+    if display.kind == "json":
+        leave(0, err=text)
+    leave(0, out=text)
 
 
 def _print(file: StreamFile, speed: float | None, display: Display) -> tuple[Tally, str | None]:

@@ -9,20 +9,21 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 from ..errors import InvalidParameterError, LaunchError, PipesError
 from ..host.process import Command
 from ..host.result import RunResult
 from ..host.settings import ForwardStdio
-from ..protocol.events import LEVEL_NUMBERS, Event, Level, LogEvent
+from ..protocol.events import LEVEL_NUMBERS, Event, ExternalStreamEvent, Level, LogEvent
 from ..protocol.outcome import Outcome
 from . import exit_codes
-from .leaving import PATIENCE, leave
+from .leaving import PATIENCE, in_time, leave, leave_at_once
 from .recording import Recorder
 from .render import JsonPrinter, LinePrinter, Printer, summary
 from .running import Interrupts, Script, Subscribing, run_script
-from .tally import Tally
+from .tally import Tally, count
+from .text import safe
 
 Kind = Literal["live", "lines", "json"]
 
@@ -47,14 +48,18 @@ class Display:
 
     @property
     def forward_stdio(self) -> ForwardStdio:
-        """What becomes of the script's own output."""
-        return True if self.kind == "lines" else "events"
+        """What becomes of the script's own output: a terminal never gets it as it is."""
+        return True if self.kind == "lines" and not _is_terminal() else "events"
 
 
 def _is_live() -> bool:
     """Whether stdout is a terminal that obeys, and colours are not unwanted (no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
         return False
+    return _is_terminal() and "utf" in sys.stdout.encoding.lower()
+
+
+def _is_terminal() -> bool:
     try:
         return sys.stdout is not None and sys.stdout.isatty()
     except ValueError:  # closed
@@ -89,14 +94,24 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
     except PipesError as error:
         leave(exit_codes.OUTPUT, f"asyncpipes: {error}")
     interrupts = Interrupts()
-    shown: Any = _Printed(display)
+    shown: Shown = _Printed(display)
     if display.kind == "live":
         from .live import Live  # rich takes 0.1 s to import
 
         shown = Live(shlex.join(command), display.min_level, interrupts, PATIENCE)
+
+    def at_last() -> None:
+        shown.close(None)
+        code = exit_codes.of_signal(interrupts.number or signal.SIGINT)
+        leave_at_once(code, "asyncpipes: interrupted twice; the script has been killed")
+
+    interrupts.at_last = at_last
+    subscribing = shown.subscribing()
+    if recorder is not None:
+        subscribing.in_threads = [*subscribing.in_threads, recorder]
     try:
         result = asyncio.run(
-            _run(request.script(command), shown, recorder, interrupts, display.forward_stdio)
+            _run(request.script(command), subscribing, interrupts, display.forward_stdio)
         )
     except InvalidParameterError:
         shown.close(None)
@@ -118,35 +133,60 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
             exit_codes.of_signal(signal.SIGINT),
             "asyncpipes: interrupted; the script has been ended",
         )
-    outcome = result.outcome
+    outcome, words = result.outcome, []
+    shown.tally.kinds[ExternalStreamEvent] += subscribing.dropped
     if recorder is not None:
         recorder.close(outcome)
-    text, is_err = shown.close(outcome)
+    out, err = shown.close(outcome)
     code = exit_codes.of_outcome(outcome, strict=request.strict)
     if interrupts.number is not None:
         code = exit_codes.of_signal(interrupts.number)
-        how = "interrupted" if interrupts.number == signal.SIGINT else "terminated"
-        if text and not is_err:
-            shown.say(text)
-        leave(code, f"asyncpipes: {how}; the script has been ended")
-    faults = [
-        f"asyncpipes: cannot write to {what}: {error}"
-        for what, error in (
-            ("stdout", shown.error),
-            (request.record, None if recorder is None else recorder.error),
+        words.append(f"asyncpipes: {interrupted(interrupts.number)}; the script has been ended")
+    if subscribing.dropped and display.kind != "live":
+        words.append(
+            f"asyncpipes: {count(subscribing.dropped, 'piece')} of the script's output came"
+            " faster than could be written, and is left out"
         )
-        if error is not None
-    ]
-    if faults:
-        text = text or summary(outcome, shown.tally)
-        leave(code or exit_codes.OUTPUT, "\n".join([*faults, text]))
-    leave(code, text, err=is_err)
+    if recorder is not None and recorder.error is not None:
+        code = code or exit_codes.OUTPUT
+        words.append(f"asyncpipes: cannot write to {safe(recorder.path)}: {recorder.error}")
+    if shown.error is not None:
+        code = code or exit_codes.OUTPUT
+        words.append(f"asyncpipes: cannot write to stdout: {shown.error}")
+        out, err = "", summary(outcome, shown.tally)
+    leave(code, "\n".join(filter(None, [*words, err])), out)
+
+
+def interrupted(number: int) -> str:
+    """What happened to us, by the signal's number."""
+    return "interrupted" if number == signal.SIGINT else "terminated"
 
 
 def of_launch(error: LaunchError) -> int:
     """The exit code of a command that cannot be started, as shells have it."""
     is_missing = isinstance(error.__cause__, FileNotFoundError)
     return exit_codes.NOT_FOUND if is_missing else exit_codes.NOT_EXECUTABLE
+
+
+class Shown(Protocol):
+    """What shows a session.
+
+    Attributes:
+        tally: the counts.
+        error: why our output takes nothing more, if so.
+    """
+
+    @property
+    def tally(self) -> Tally: ...
+
+    @property
+    def error(self) -> str | None: ...
+
+    def subscribing(self) -> Subscribing:
+        """What it wants of the session."""
+
+    def close(self, outcome: Outcome | None) -> tuple[str, str]:
+        """What is left to say, on stdout and on stderr; without an outcome nothing."""
 
 
 class _Printed:
@@ -169,27 +209,19 @@ class _Printed:
         if not (isinstance(event, LogEvent) and event.level_number < self._min_level):
             self._printer(event)
 
-    def say(self, text: str) -> None:
-        self._printer.write(f"{text}\n")
-
-    def close(self, outcome: Outcome | None) -> tuple[str, bool]:
-        """What is left to say, and whether on stderr."""
+    def close(self, outcome: Outcome | None) -> tuple[str, str]:
         if outcome is None:
-            return "", True
-        if self._is_json:
-            self._printer.outcome(outcome)
-        return summary(outcome, self.tally), self._is_json
+            return "", ""
+        text = summary(outcome, self.tally)
+        if not self._is_json:
+            return text, ""
+        if not in_time(lambda: self._printer.outcome(outcome)):
+            self._printer.error = self._printer.error or "it has stalled"
+        return "", text
 
 
 async def _run(
-    script: Script,
-    shown: Any,
-    recorder: Recorder | None,
-    interrupts: Interrupts,
-    forward_stdio: ForwardStdio,
+    script: Script, subscribing: Subscribing, interrupts: Interrupts, forward_stdio: ForwardStdio
 ) -> RunResult:
     interrupts.install()
-    subscribing: Subscribing = shown.subscribing()
-    if recorder is not None:
-        subscribing.in_threads = [*subscribing.in_threads, recorder]
     return await run_script(script, subscribing, interrupts, forward_stdio=forward_stdio)

@@ -11,14 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+
 from ..errors import ClosedError, PipesError
 from ..host.pipes_session import PipesSession
 from ..host.process import Command, PipesProcess
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
-from ..host.subscription import Callback
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from ..host.subscription import Callback, Subscription
+from .leaving import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,58 @@ class Script:
 
 
 class Interrupts:
-    """SIGINT and SIGTERM: once, all scripts end in an orderly way; twice, at once.
+    """SIGINT, SIGTERM and SIGHUP: once, all scripts end in an orderly way; twice, at once.
 
     Attributes:
         number: the first signal that came, or None.
+        at_last: called where that at once takes longer than :data:`PATIENCE`; it is to end
+            this process.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._running: dict[PipesSession, PipesProcess | None] = {}
+        self.at_last: Callable[[], object] = lambda: None
+        self._is_final = False
+        self._running: dict[PipesSession, _Running] = {}
+        self._printing: set[CancelScope] = set()
 
     def install(self) -> None:
-        """Handle the signals, as long as the running loop does."""
+        """Handle the signals, as long as the running loop does.
+
+        Those that are ignored stay so: ``nohup`` and a shell's ``&`` ask for that.
+        """
         if sys.platform == "win32":
             return  # Ctrl-C is asyncio.run()'s there
-        for number in SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._take, number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, self._take, number)
 
-    def watch(self, session: PipesSession, process: PipesProcess | None = None) -> None:
-        """End this one too."""
-        self._running[session] = process
+    def watch(self, session: PipesSession, slow: Sequence[Subscription]) -> None:
+        """End this one too; ``slow`` are its subscribers that may stall."""
+        self._running[session] = _Running(slow)
         if self.number is not None:
             session.stop(self._reason)
+
+    def launched(self, session: PipesSession, process: PipesProcess) -> None:
+        """It has a process now."""
+        self._running[session].process = process
+        if self._is_final:
+            self._running[session].kill()
 
     def leave(self, session: PipesSession) -> None:
         """It has ended."""
         self._running.pop(session, None)
+
+    async def printing(self, call: Callable[[], object], limiter: CapacityLimiter) -> None:
+        """Call what prints in a thread; once interrupted it has no more than its patience."""
+        with CancelScope() as scope:
+            self._printing.add(scope)
+            if self.number is not None:
+                scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+            try:
+                await to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+            finally:
+                self._printing.discard(scope)
 
     @property
     def _reason(self) -> str:
@@ -76,14 +103,32 @@ class Interrupts:
         return f"interrupted by {signal.Signals(self.number).name}"
 
     def _take(self, number: int) -> None:
-        is_first = self.number is None
-        self.number = self.number or number
-        for session, process in self._running.items():
-            if is_first:
+        if self.number is None:
+            self.number = number
+            for session in list(self._running):
                 session.stop(self._reason)
-            elif process is not None:
-                with suppress(PipesError):
-                    process.kill()
+        elif not self._is_final:
+            self._is_final = True
+            for running in self._running.values():
+                running.kill()
+            # What was written is read to its end, and there may be gigabytes of it.
+            asyncio.get_running_loop().call_later(PATIENCE, self.at_last)
+        for scope in self._printing:
+            scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+
+
+@dataclass
+class _Running:
+    slow: Sequence[Subscription]
+    process: PipesProcess | None = None
+
+    def kill(self) -> None:
+        """At once: nobody is waited for."""
+        for subscription in self.slow:
+            subscription.cut_off()
+        if self.process is not None:
+            with suppress(PipesError):
+                self.process.kill()
 
 
 @dataclass
@@ -94,11 +139,13 @@ class Subscribing:
         on_loop: does not block.
         in_threads: may block, each in a thread.
         opened: is told of the session before there are events.
+        dropped: pieces of the script's output that one of them was too slow for.
     """
 
     on_loop: Sequence[Callback] = ()
     in_threads: Sequence[Callback] = ()
     opened: Callable[[PipesSession], None] = lambda session: None
+    dropped: int = 0
 
 
 async def run_script(
@@ -128,24 +175,24 @@ async def run_script(
         late = True
         task.cancel()
 
+    subscriptions: list[Subscription] = []
     session = open_pipes_session(
         strict=False, collect="none", grace=script.grace, **options, **script.context
     )
     try:
         async with session:
-            for callback in subscribing.on_loop:
-                session.subscribe(callback)
-            for callback in subscribing.in_threads:
-                session.subscribe(callback, in_thread=True)
+            subscriptions = [session.subscribe(callback) for callback in subscribing.on_loop]
+            slow = [session.subscribe(call, in_thread=True) for call in subscribing.in_threads]
+            subscriptions += slow
             subscribing.opened(session)
-            interrupts.watch(session)
+            interrupts.watch(session, slow)
             try:
                 process = await session.launch(script.command, env=script.env, cwd=script.cwd)
             except ClosedError:
                 if interrupts.number is None:
                     raise
             else:
-                interrupts.watch(session, process)
+                interrupts.launched(session, process)
             if await session.wait_drained(timeout) and timeout is not None:
                 # The script has ended in time; to print what it said must not take longer.
                 watchdog = loop.call_at(ends_at, too_late)
@@ -155,6 +202,7 @@ async def run_script(
         raise
     finally:
         interrupts.leave(session)
+        subscribing.dropped = max((each.dropped for each in subscriptions), default=0)
         if watchdog is not None:
             watchdog.cancel()
     return session.result

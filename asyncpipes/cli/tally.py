@@ -22,6 +22,8 @@ from ..protocol.events import (
 PROGRESS_KEY = "progress"
 #: Bars that are remembered; a script that names ever new ones would fill the memory.
 _MAX_BARS = 100
+#: Integers above it have no float, and nothing counts that far.
+_MOST = 1e300
 
 
 @dataclass
@@ -53,12 +55,12 @@ class Progress:
             return None
         if total is not None and (not _is_amount(total) or total == 0):
             return None
-        return cls(description, completed, total)
+        return cls(description, float(completed), None if total is None else float(total))
 
 
 def _is_amount(value: object) -> TypeGuard[float]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and 0 <= value < float("inf")  # type: ignore[operator]  # a number
+    return is_number and 0 <= value <= _MOST  # type: ignore[operator]  # a number
 
 
 class Tally:
@@ -112,16 +114,21 @@ class Tally:
             ]
         )
 
+    def log_lines(self) -> str:
+        """How many log lines, and of the grave ones how many of each level, in words."""
+        grave = [
+            f"{self.levels[level]:,} {level}"
+            for level in ("WARNING", "ERROR", "CRITICAL")
+            if self.levels[level]
+        ]
+        lines = count(self.kinds[LogEvent], "log line")
+        return lines + (f" ({', '.join(grave)})" if grave else "")
+
     def others(self) -> str:
         """Log lines, output and what went wrong, in words; nothing of what there is none of."""
         parts = []
-        if lines := self.kinds[LogEvent]:
-            grave = [
-                f"{self.levels[level]:,} {level}"
-                for level in ("WARNING", "ERROR", "CRITICAL")
-                if self.levels[level]
-            ]
-            parts.append(count(lines, "log line") + (f" ({', '.join(grave)})" if grave else ""))
+        if self.kinds[LogEvent]:
+            parts.append(self.log_lines())
         if lines := self.kinds[ExternalStreamEvent]:
             parts.append(count(lines, "piece") + " of output")
         if lines := self.kinds[MalformedEvent]:

@@ -10,7 +10,8 @@ from ..protocol.codec import dumps
 
 def safe(text: str) -> str:
     """Without what a terminal would obey: escape sequences, carriage returns, bells."""
-    if text.isprintable():
+    # Next to no text needs the slow way, and there may be megabytes of it.
+    if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(
         char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text
@@ -19,7 +20,8 @@ def safe(text: str) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """The same as one line, of so many characters at most."""
-    text = safe(text).replace("\n", "\\n").replace("\t", " ")
+    # Cut twice: what is a character here may be ten once it is shown.
+    text = safe(text[: limit + 1]).replace("\n", "\\n").replace("\t", " ")
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -28,4 +30,8 @@ def json_text(value: Any) -> str:
     try:
         return dumps(value, where="value").decode()
     except PipesError:
+        pass
+    try:
         return repr(value)
+    except RecursionError:
+        return "[nested too deeply to be shown]"

@@ -123,9 +123,9 @@ class View(Frames):
             else:
                 self._waiting.append(_LeftOut())
 
-    def above(self) -> list[RenderableType]:
+    def above(self) -> list[str]:
         """What waits, as much as a frame takes."""
-        taken: list[RenderableType] = []
+        taken: list[str] = []
         while len(taken) < _PER_FRAME:
             with self._lock:
                 if not self._waiting:
@@ -133,9 +133,9 @@ class View(Frames):
                 item = self._waiting.popleft()
             if isinstance(item, _LeftOut):
                 text = f"         … {count(item.number, 'line')} not shown, and counted below"
-                taken.append(Text(text, "dim italic"))
+                taken.append(self.screen.text_of(Text(text, "dim italic")))
             else:
-                taken.append(_rendered(item))
+                taken.append(self._text(item))
         return taken
 
     def live(self, frame: int) -> Sequence[Text]:
@@ -155,16 +155,17 @@ class View(Frames):
         bars = list(self.tally.bars.values())[-_BARS:]
         return [*map(bar, bars), status, counts]
 
-    def last(self) -> list[RenderableType]:
+    def last(self) -> list[str]:
         """The summary."""
-        return [] if self._outcome is None else outcome_lines(self._outcome, self.tally)
+        if self._outcome is None:
+            return []
+        return list(map(self.screen.text_of, outcome_lines(self._outcome, self.tally)))
 
-
-def _rendered(event: Event) -> RenderableType:
-    try:
-        return render(event)
-    except Exception:  # of rich, and of values that no type foresees: never the view's end
-        return Text("\n".join(event_lines(event)))
+    def _text(self, event: Event) -> str:
+        try:
+            return self.screen.text_of(render(event))
+        except Exception:  # of rich, and of values that no type foresees: never the view's end
+            return self.screen.text_of(Text("\n".join(event_lines(event))))
 
 
 def duration(seconds: float) -> str:
@@ -187,7 +188,7 @@ def bar(progress: Progress) -> Text:
     pulse = ProgressBar(total=total, completed=done, width=_BAR_CELLS)
     for segment in console.render(pulse):
         line.append(segment.text.rstrip("\n"), segment.style)
-    return line.append(f" {progress.completed:,g}/{total:,g}  {done / total:.0%}")
+    return line.append(f" {progress.completed:,g}/{total:,g}  {int(100 * done / total)}%")
 
 
 def outcome_lines(outcome: Outcome, tally: Tally) -> list[RenderableType]:

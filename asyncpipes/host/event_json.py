@@ -5,7 +5,8 @@
     {"event": "log", "received_at": 1767225600.0, "message": "loading", "level": "INFO"}
     {"event": "outcome", "ok": true, "exit_code": 0, ...}
 
-One object a line: its name, then its fields, those that are None left out.
+One object a line: its name, then its fields, those that are None left out. What is nested
+deeper than 250 levels, as stock scripts may send it, is replaced by a text that says so.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ EVENT_NAMES: dict[type[Event], str] = {
 OUTCOME_NAME = "outcome"
 #: The key by which a line is one of these.
 NAME_KEY = "event"
+#: Levels of arrays and objects in a line: fewer than the 254 that orjson writes, so that
+#: whoever reads JSON can read it.
+MAX_LEVELS = 250
+_TOO_DEEP = "[what is here is nested too deeply, and left out]"
 
 _KINDS = {name: kind for kind, name in EVENT_NAMES.items()}
 
@@ -85,7 +90,9 @@ def from_json(row: Mapping[str, Any]) -> Event | Outcome:
             has a wrong type.
     """
     name = row.get(NAME_KEY)
-    kind: type[Any] | None = Outcome if name == OUTCOME_NAME else _KINDS.get(cast("str", name))
+    kind: type[Any] | None = None
+    if isinstance(name, str):
+        kind = Outcome if name == OUTCOME_NAME else _KINDS.get(name)
     if kind is None:
         raise MalformedMessageError(f"`{NAME_KEY}` is {shown(name)}, which is no event")
     values: dict[str, Any] = {}
@@ -114,17 +121,26 @@ def _to_json(name: str, value: Event | Outcome, **more: Any) -> bytes:
     return dumps(row, where="event")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, level: int = 1) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, (PipesException, MetadataValue)):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, (dict, list, tuple)):
+        if level >= MAX_LEVELS:
+            return _TOO_DEEP
+        # Loops, since a comprehension is a frame of its own, and frames are limited.
+        if isinstance(value, dict):
+            row = {}
+            for key, item in value.items():
+                row[key] = _plain(item, level + 1)
+            return row
+        items = []
+        for item in value:
+            items.append(_plain(item, level + 1))
+        return items
     return value
 
 
@@ -146,8 +162,29 @@ def _one_of(*choices: str) -> tuple[tuple[type[Any], ...], Callable[[Any], Any]]
     return (str,), check
 
 
+def _seconds(value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise MalformedMessageError(f"{shown(value)} is no number of seconds")
+    return number
+
+
+def _reasons(value: list[Any]) -> tuple[str, ...]:
+    for reason in value:
+        if not isinstance(reason, str):
+            raise MalformedMessageError(f"{shown(reason)} is no reason")
+    return tuple(value)
+
+
+def _raw(value: str) -> bytes:
+    return value.encode("utf-8", "backslashreplace")
+
+
 _TEXT = ((str,), None)
-_NUMBER = ((int, float), None)
+_NUMBER = ((int, float), _seconds)
 _COUNT = ((int,), None)
 _TRUTH = ((bool,), None)
 _OBJECT = ((dict,), None)
@@ -167,6 +204,6 @@ _FIELDS: dict[str, tuple[tuple[type[Any], ...], Callable[[Any], Any] | None]] = 
     "status": _one_of(*get_args(Status)),
     "metadata": ((dict,), _metadata),
     "exception": ((dict,), decode_exception),
-    "raw": ((str,), str.encode),
-    "reasons": ((list,), lambda reasons: tuple(map(str, reasons))),
+    "raw": ((str,), _raw),
+    "reasons": ((list,), _reasons),
 }
