@@ -282,9 +282,9 @@ class Execution:
             await self._reporting.drain(outcome)
         except asyncio.CancelledError as caught:
             cancelled = caught
-        if self._is_let_fall and self._interrupts is not None:
+        if self._wants_no_more and self._is_let_fall and self._interrupts is not None:
             is_bad, caught_here = await self._interrupts.see_step_end()
-            self._wants_no_more = not (is_bad or self._watched.interrupted)
+            self._wants_no_more = not is_bad
             cancelled = caught_here or cancelled
         # All that may be held against the run is known now, what Dagster did not take included.
         lost = None if error is None and cancelled is None else self._unseen(error)
@@ -305,13 +305,18 @@ class Execution:
         """Results that Dagster has not got, and will not get from whoever awaits them here."""
         if not self._yields:
             return self._reported_results
-        has_failed = self._interrupts is not None and self._interrupts.has_failed
         if isinstance(error, GeneratorExit) and self._wants_no_more:
             return ()  # the asset has left its stream before the end
         held = self._watched.in_hand
         # What an asset has in hand when it raises may be what it raises for.
-        in_hand: list[Result] = [] if held is None or has_failed else [held]
+        was_its_own = not self._watched.interrupted
+        in_hand: list[Result] = [] if held is None or was_its_own else [held]
         return [*in_hand, *self._kept, *self._results]
+
+    @property
+    def _ends_badly(self) -> bool:
+        """Whether the step does, so that the asset cannot take what it would have taken."""
+        return self._watched.interrupted or self._watched.step_failed
 
     @property
     def _is_closed_by_dagster(self) -> bool:
@@ -338,13 +343,11 @@ class Execution:
             # Who closes a loop closes all its generators at once, in any order: the one that
             # tells us of it has had its turn after this.
             self._is_let_fall = by_collector()
-            self._wants_no_more = True
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as caught:
                 cancelled = caught
-            if self._is_let_go:
-                self._wants_no_more = False
+            self._wants_no_more = not self._ends_badly
         if (
             isinstance(error, asyncio.CancelledError)
             or cancelled is not None

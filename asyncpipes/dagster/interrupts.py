@@ -148,6 +148,7 @@ class Watched:
             held by somebody who asks for no more of it.
         in_hand: the result that the asset got last, as long as it has yielded nothing since.
         left_behind: its step has ended without it.
+        step_failed: by an error.
     """
 
     def __init__(self, context: ExecutionContext, *, forward: bool, has_task: bool = False) -> None:
@@ -159,6 +160,7 @@ class Watched:
         self.process: PipesProcess | None = None
         self.in_hand: Result | None = None
         self.left_behind = False
+        self.step_failed = False
         self._left = asyncio.Event()
 
     def signal(self) -> None:
@@ -219,7 +221,6 @@ class Interrupts:
         self._reminder: threading.Timer | None = None
         self._is_over = False
         self._has_raised = False
-        self._has_failed = False
         self._is_asking = False
         self._all_have_left = asyncio.Event()
         self._returned: list[Returned] = []
@@ -337,18 +338,12 @@ class Interrupts:
         error = driven.exception()
         return not (error is None or isinstance(error, StopAsyncIteration)), cancelled
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the asset that Dagster drives has ended by an error of its own."""
-        return self._has_failed
-
     def resume(self) -> None:
         """The step goes on, perhaps after a ``yield``: in a new task, with Dagster's handlers."""
         self._arm()
         if self._driven is None or self._driven.done():
             self._driven = _driven_task(self._loop)
             if self._driven is not None:
-                self._has_failed = False
                 self._asset = _generator_of(self._driven)
                 self._driven.add_done_callback(self._step_has_ended)
                 if self._interrupted_at is not None:
@@ -465,10 +460,9 @@ class Interrupts:
         elif error is not None:
             # Scripts whose stream was left open, or whose siblings failed: the loop does not
             # go on before the next step, or the next try of this one, and there ends them.
-            if not isinstance(error, StopAsyncIteration):
-                self._has_failed = True
             for watched in self._watched:
                 watched.left_behind = True
+                watched.step_failed = not isinstance(error, StopAsyncIteration)
                 watched.signal()
                 watched.end("the step ended before its script")
 
@@ -496,12 +490,10 @@ class Interrupts:
                 self._release()
 
     async def _end_all(self) -> None:
-        step = self._driven
-        has_failed = step is not None and step.done() and not step.cancelled()
-        has_failed = has_failed and step is not None and step.exception() is not None
+        is_over = self._asset is not None and self._asset.ag_frame is None
         for watched in self._watched:
-            if has_failed:
-                watched.end("the step failed while its stream was open")
+            if watched.left_behind or is_over:
+                watched.end("the step ended before its script")
             else:  # Dagster was interrupted between two yields
                 watched.interrupt()
         try:
