@@ -44,6 +44,8 @@ with open_pipes(handle_signals=False) as pipes:
     if "checking" in words:
         pipes.report_asset_check("first", True)
         pipes.report_asset_check("second", True)
+    with Path(folder, "launches").open("a") as launches:
+        print(number, file=launches)
     part = Path(folder, f"part-{number}")
     part.write_text(str(os.getpid()))
     part.rename(Path(folder, f"pid-{number}"))
@@ -140,7 +142,11 @@ async def launch(context: dg.AssetExecutionContext) -> Any:
 CHECKS = [dg.AssetCheckSpec(name, asset="orders") for name in ("first", "second")]
 
 
-@dg.asset(dagster_type=dg.DagsterType(suspend, name="Suspending"), check_specs=CHECKS)
+@dg.asset(
+    dagster_type=dg.DagsterType(suspend, name="Suspending"),
+    check_specs=CHECKS,
+    retry_policy=dg.RetryPolicy(max_retries=2) if "retried" in WORDS else None,
+)
 async def orders(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
     try:
         if MODE in ("before", "between", "during", "blocked"):

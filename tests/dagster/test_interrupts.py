@@ -192,6 +192,20 @@ def test_the_rest_of_an_asset_is_interrupted_in_order_too(
     assert program.left
 
 
+@pytest.mark.parametrize("mode", ["before", "run"])
+def test_a_retry_of_an_interrupted_step_launches_nothing(
+    mode: str, start: Callable[..., Terminated]
+) -> None:
+    """Dagster tries again whatever ended a step, in the same process at least."""
+    program = start(mode, "retried")
+    program.wait_until_launched()
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["error"] == "DagsterExecutionInterruptedError", err
+    assert (program.folder / "launches").read_text().split() == ["1"]
+
+
 @pytest.mark.parametrize("mode", ["run", "sync"])
 def test_a_script_that_goes_on_is_heard_to_its_end(
     mode: str, start: Callable[..., Terminated]
