@@ -58,6 +58,11 @@ ALLOWED = (
         " fork's first report does so whatever it is, a log too: once in each fork.",
     ),
     Allowed(
+        "asyncpipes/channels/finishing.py",
+        "without_thread",
+        "When the interpreter's main thread has ended there are no threads any more.",
+    ),
+    Allowed(
         "asyncpipes/dagster/client.py",
         "_run_blocking",
         "The sync client blocks until the script has ended; that is what it is.",

@@ -233,3 +233,12 @@ def open_fds() -> set[int]:
     """The descriptors of this process that stay open."""
     # One of those listed was open for the listing alone.
     return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def refuse_threads(loop: Any) -> None:
+    """Have no thread any more in the running loop, as when the interpreter's main one has ended."""
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    loop.run_in_executor = refuse

@@ -19,7 +19,14 @@ from asyncpipes.errors import InvalidParameterError
 from asyncpipes.external.loaders import DefaultContextLoader, MappingParamsLoader
 from asyncpipes.protocol import codec
 from tests.blocking import ALLOWED, Allowed, Guard, by_the_test
-from tests.support import GatedWriter, RecordingWriter, bootstrap, encoded, run_script
+from tests.support import (
+    GatedWriter,
+    RecordingWriter,
+    bootstrap,
+    encoded,
+    refuse_threads,
+    run_script,
+)
 
 PACKAGE = Path(asyncpipes.__file__).parent
 
@@ -248,7 +255,22 @@ def run_under_dagster(folder: Path) -> None:
     asyncio.run(main())
 
 
+def read_without_threads(folder: Path) -> None:
+    from asyncpipes.channels.file import FileChannel
+
+    async def main() -> None:
+        reader = await FileChannel(folder / "messages").open_reader()
+        refuse_threads(asyncio.get_running_loop())
+        try:
+            await reader.read_available()
+        finally:
+            await reader.aclose()
+
+    asyncio.run(main())
+
+
 ENTRANCES = {
+    "without_thread": read_without_threads,
     "_load": enter,
     "__exit__": leave,
     "close": close,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import ChannelError
 from .base import Channel, ChannelReader
 from .file_writer import GUARANTEES, FileWriter, open_unfollowed, seal
-from .finishing import outlast, to_its_end
+from .finishing import outlast, to_its_end, without_thread
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncFileIO
@@ -181,6 +181,9 @@ class _FileReader(ChannelReader):
         self._reading = None
         try:
             data = reading.result()
+        except RuntimeError:
+            file = self._file._file  # type: ignore[attr-defined]  # the file itself
+            data = without_thread(file.read, READ_BYTES)
         except OSError as error:
             raise ChannelError(
                 f"cannot read the messages file {self._path}: {error.strerror}"
@@ -193,7 +196,7 @@ class _FileReader(ChannelReader):
 
     async def backlog(self) -> int:
         assert self._file is not None, "backlog() before open()"
-        status = await asyncio.to_thread(os.fstat, self._file.fileno())
+        status = await to_its_end(os.fstat, self._file.fileno())
         return max(status.st_size - self._position, 0)
 
     async def seal(self) -> None:

@@ -21,13 +21,21 @@ async def to_its_end(function: Callable[..., T], *args: Any) -> T:
     """
     try:
         future = asyncio.get_running_loop().run_in_executor(None, function, *args)
-    except RuntimeError:  # the main thread has ended: no thread is to be had any more
-        return function(*args)
+    except RuntimeError:
+        return without_thread(function, *args)
     cancelled = await outlast(future)
     result = future.result()
     if cancelled is not None:
         raise cancelled
     return result
+
+
+def without_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call it here, where no thread is to be had: the main one has ended.
+
+    Whoever awaits a script in another thread is to see it end all the same.
+    """
+    return function(*args)
 
 
 async def outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -52,7 +53,9 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
         cwd: working directory, for every script.
         context_injector: how the context gets to the script; by default in a temporary file.
         message_reader: how messages come; by default ``PipesChannelMessageReader()``, a file.
-            Dagster's own readers do as well; they are then run as they are.
+            Of such a one the channel is used, and this client's ``strict`` in the place of
+            its own. Dagster's own readers do as well, and subclasses of ours that read by
+            themselves; they are then run as they are.
         forward_termination: False: a script is not ended when the step is interrupted. The
             step ends, as interrupted, when the script has ended by itself.
         forward_stdio: copy the script's stdout and stderr to the step's.
@@ -145,7 +148,10 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
             PipesFailure: at the end, after all results; otherwise as :meth:`run`.
 
         Leaving the loop early ends the process group, once the generator is closed: at the
-        latest with the step's event loop, at once inside ``contextlib.aclosing``.
+        latest with the step's event loop, at once inside ``contextlib.aclosing``; what the
+        script reported beyond that is dropped. But when the step is interrupted, or fails by
+        an error of the asset itself, what the asset has not asked for yet is put into the
+        event log; after an interrupt, the result that it holds and has not yielded too.
         """
         if not isinstance(implicit_materializations, bool):
             raise InvalidParameterError(
@@ -158,7 +164,7 @@ class AsyncPipesSubprocessClient(TreatAsResourceParam):
         async with execution:
             while (result := await execution.next_result()) is not None:
                 reported += 1
-                yield result
+                yield execution.hand_out(result)
         execution.check()
         if implicit_materializations:
             results = execution.invocation().get_results(implicit_materializations=True)
@@ -236,25 +242,54 @@ async def _run(options: Options, call: Call) -> PipesInvocation:
 
 def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if running_loop() is None:
-        return asyncio.run(start())
+        return _run_on_own_loop(start())
     # Somebody calls a sync asset from a coroutine, as tests do: one thread has one loop.
+    cancelling = threading.Event()
     running: list[Callable[[], object]] = []
 
     async def run() -> T:
         task = asyncio.current_task()
-        assert task is not None, "run by asyncio.run()"
+        assert task is not None, "run by a loop"
         running.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        if cancelling.is_set():
+            task.cancel()
         return await start()
 
     with ThreadPoolExecutor(1) as thread:
-        done = thread.submit(contextvars.copy_context().run, lambda: asyncio.run(run()))
+        done = thread.submit(contextvars.copy_context().run, lambda: _run_on_own_loop(run()))
         try:
             return done.result()
         except BaseException:
-            for cancel in running:  # an interrupt of this thread: the other one has no signals
+            # An interrupt of this thread: the other one has no signals.
+            cancelling.set()
+            for cancel in running:
                 with suppress(RuntimeError):
                     cancel()
             raise
+
+
+def _run_on_own_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run()``, which leaves its thread without a current event loop.
+
+    A sync asset may have one, and find it there afterwards, as with Dagster's own client.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():  # a signal's handler has raised in the middle of the loop
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    loop.run_until_complete(task)
+            raise
+    finally:
+        try:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
 
 
 def _options(

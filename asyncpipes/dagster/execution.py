@@ -19,7 +19,7 @@ import os
 import shlex
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +48,7 @@ from ..host.session import open_pipes_session
 from ..protocol.context import ContextData
 from .failures import Result, failure, has_failed, keep, reasons_against
 from .internals import ExecutionContext, engine_event, explain_missing_results
-from .interrupts import Interrupts, Watched
+from .interrupts import Interrupts, Watched, by_collector
 from .invocation import PipesInvocation
 from .message_readers import Bridge, named_after
 from .reporting import RESULTS, Reporting
@@ -103,12 +103,16 @@ class Execution:
         self._yields = yields
         bridge = named_after(options.message_reader, Bridge)
         self._bridge = bridge(options.message_reader, call.context)
-        self._watched = Watched(call.context, forward=options.forward_termination)
+        self._watched = Watched(
+            call.context, forward=options.forward_termination, has_task=not yields
+        )
         self._stack = AsyncExitStack()
         self._interrupts: Interrupts | None = None
         self._scope: AbstractContextManager[PipesSession] | None = None  # while it is entered
         self._kept: list[Result] = []  # came when nobody could be given them any more
         self._results: deque[Result] = deque()
+        self._wants_no_more = False  # of what is reported: it has left the stream
+        self._is_let_fall = False  # the garbage collector closes it
         self._reported = 0  # of all results, those that are or were in _results
 
     async def __aenter__(self) -> Execution:
@@ -129,6 +133,10 @@ class Execution:
 
     async def next_result(self) -> Result | None:
         """Wait for the next result; None when there are no more. Cancelling it loses none."""
+        self._watched.in_hand = None  # whoever asks for the next one is done with it
+        return await self._next()
+
+    async def _next(self) -> Result | None:
         if self._interrupts is not None:
             self._interrupts.resume()
         while not self._results:
@@ -139,6 +147,11 @@ class Execution:
             self._results.extend(self._reported_results[self._reported :])
             self._reported = len(self._reported_results)
         return self._results.popleft()
+
+    def hand_out(self, result: Result) -> Result:
+        """The result is about to be the asset's, which may or may not yield it to Dagster."""
+        self._watched.in_hand = result
+        return result
 
     def check(self) -> None:
         """The verdict, once it is over.
@@ -159,7 +172,15 @@ class Execution:
 
     def invocation(self) -> PipesInvocation:
         """What was reported, as Dagster has it."""
-        return PipesInvocation(self._dagster, self._result)
+        invocation = PipesInvocation(self._dagster, self._result)
+        if self._interrupts is not None and not self._yields:
+            keep_results = partial(self._keep, self._reported_results)
+            self._interrupts.returned(_Returned(invocation, keep_results))
+        return invocation
+
+    def _keep(self, results: Sequence[Result]) -> None:
+        codes = ContextData.from_wire(self._dagster.context_data).code_version_by_asset_key
+        keep(self._call.context, results, codes or {})
 
     @property
     def _reported_results(self) -> Sequence[Any]:
@@ -175,6 +196,7 @@ class Execution:
         options, call, stack = self._options, self._call, self._stack
         self._interrupts = await Interrupts.watch(self._watched)
         stack.push_async_callback(self._leave, self._interrupts)
+        await self._interrupts.others_over()
         context = stack.enter_context(shared(call.context))
         # It asks Dagster's storage, writes the context, and warns at its end.
         await to_its_end(self._enter_dagster, context)
@@ -256,15 +278,26 @@ class Execution:
                 seconds=MetadataValue.float(round(outcome.duration, 3)),
             )
         cancelled = await self._reporting.settle(hurried=outcome.cancelled)
+        try:
+            await self._reporting.drain(outcome)
+        except asyncio.CancelledError as caught:
+            cancelled = caught
+        if self._wants_no_more and self._is_let_fall and self._interrupts is not None:
+            is_bad, caught_here = await self._interrupts.see_step_end()
+            self._wants_no_more = not is_bad
+            cancelled = caught_here or cancelled
+        # All that may be held against the run is known now, what Dagster did not take included.
         lost = None if error is None and cancelled is None else self._unseen(error)
-        if self._reasons_to_fail and not self._yields:
+        if (self._reasons_to_fail or self._watched.interrupted) and not self._yields:
             lost = self._reported_results
         if lost:
-            self._reporting.note(partial(keep, self._call.context, lost))
+            self._reporting.note(partial(self._keep, lost))
         reasons = reasons_against(result, self._reporting.faults)
         if reasons and error is None and not self._reasons_to_fail:
-            self._reporting.warn(f"[pipes] let pass, by strict=False: {'; '.join(reasons)}")
-        await self._reporting.close(outcome)
+            text = f"[pipes] let pass, by strict=False: {'; '.join(reasons)}"
+            # Not by way of Dagster's handler, which has had `closed`.
+            self._reporting.note(partial(self._call.context.log.warning, text))
+        await self._reporting.close()
         if cancelled is not None:
             raise cancelled
 
@@ -272,13 +305,27 @@ class Execution:
         """Results that Dagster has not got, and will not get from whoever awaits them here."""
         if not self._yields:
             return self._reported_results
-        if isinstance(error, GeneratorExit) and not self._is_closed_by_dagster:
-            return ()  # the asset has left its stream before the end, and wants no more
-        return [*self._kept, *self._results]
+        if isinstance(error, GeneratorExit) and self._wants_no_more:
+            return ()  # the asset has left its stream before the end
+        held = self._watched.in_hand
+        # What an asset has in hand when it raises may be what it raises for.
+        was_its_own = not self._watched.interrupted
+        in_hand: list[Result] = [] if held is None or was_its_own else [held]
+        return [*in_hand, *self._kept, *self._results]
+
+    @property
+    def _ends_badly(self) -> bool:
+        """Whether the step does, so that the asset cannot take what it would have taken."""
+        return self._watched.interrupted or self._watched.step_failed
 
     @property
     def _is_closed_by_dagster(self) -> bool:
         return self._interrupts is not None and self._interrupts.is_closing
+
+    @property
+    def _is_let_go(self) -> bool:
+        """Whether who closes the stream does so because the step is at its end."""
+        return self._is_closed_by_dagster or self._watched.interrupted or self._watched.left_behind
 
     async def _leave(self, interrupts: Interrupts) -> None:
         try:
@@ -295,14 +342,16 @@ class Execution:
                 return False
             # Who closes a loop closes all its generators at once, in any order: the one that
             # tells us of it has had its turn after this.
+            self._is_let_fall = by_collector()
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as caught:
                 cancelled = caught
+            self._wants_no_more = not self._ends_badly
         if (
             isinstance(error, asyncio.CancelledError)
             or cancelled is not None
-            or (isinstance(error, GeneratorExit) and self._is_closed_by_dagster)
+            or (isinstance(error, GeneratorExit) and (self._is_let_go or self._is_let_fall))
         ):
             await self._see_through()
         trace = None if error is None else error.__traceback__
@@ -325,7 +374,7 @@ class Execution:
             self._watched.end("the step was cancelled")
         while True:
             with CancelScope(shield=True), suppress(asyncio.CancelledError):
-                while (result := await self.next_result()) is not None:
+                while (result := await self._next()) is not None:
                     self._kept.append(result)
                 return
 
@@ -346,6 +395,22 @@ class Execution:
 
     def _note(self, message: str, **metadata: MetadataValue[Any]) -> None:
         self._reporting.note(partial(engine_event, self._call.context, message, metadata))
+
+
+class _Returned:
+    """An invocation that the asset may never look at."""
+
+    def __init__(self, invocation: PipesInvocation, keep_results: Callable[[], None]) -> None:
+        self._invocation = invocation
+        self._keep_results = keep_results
+
+    @property
+    def is_unseen(self) -> bool:
+        return self._invocation.is_unseen
+
+    def keep(self) -> None:
+        with suppress(Exception):  # Dagster's, of many kinds: the step has failed anyway
+            self._keep_results()
 
 
 class _Injected(ContextInjector):
@@ -383,7 +448,9 @@ def _completing(injector: PipesContextInjector, context: ExecutionContext) -> Pi
     return completing(injector, context)
 
 
-def _checked_extras(extras: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_extras(extras: object) -> dict[str, Any]:
+    if not isinstance(extras, Mapping) or not all(isinstance(key, str) for key in extras):
+        raise InvalidParameterError(f"`extras` must map str to JSON values, got {extras!r}")
     try:
         json.dumps(dict(extras))  # as Dagster's context injectors do
     except (TypeError, ValueError, RecursionError) as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
+    AssetKey,
     AssetMaterialization,
     Failure,
     MaterializeResult,
@@ -16,8 +17,9 @@ from dagster import (
 )
 
 from ..host.result import RunResult
+from ..protocol.context import from_asset_key_path
 from ..protocol.exceptions import PipesException
-from .internals import ExecutionContext
+from .internals import ExecutionContext, has_event_log
 
 Result = MaterializeResult[Any] | AssetCheckResult
 
@@ -42,7 +44,8 @@ class PipesFailure(Failure):
 
     Attributes:
         result: the :class:`~asyncpipes.RunResult`, with the outcome.
-        results: what the script had reported by then.
+        results: what the script had reported by then. Of ``run()`` they are in the event log
+            already: an asset that goes on must not yield them again.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class PipesFailure(Failure):
 
     def __str__(self) -> str:
         return self.description or ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.description, self.metadata, self.result, self.results)
 
 
 def reasons_against(result: RunResult, faults: Sequence[str]) -> list[str]:
@@ -93,56 +99,114 @@ def failure(result: RunResult, reasons: Sequence[str], results: Sequence[Result]
     return PipesFailure(description, metadata, result, results)
 
 
-def keep(context: ExecutionContext, results: Sequence[Result]) -> None:
+def keep(
+    context: ExecutionContext, results: Sequence[Result], code_versions: Mapping[str, str | None]
+) -> None:
     """Put results into the event log of a step that fails and cannot yield them. Blocks.
 
-    A step that is invoked directly has no event log, and nothing is kept there.
+    They are as Dagster makes them of results that are yielded, but for what it works out
+    itself: data versions that the script did not give, and the materialization that a check
+    is about. What Dagster would refuse, since the step has no such asset or check, is left
+    out, and a WARNING says so. A step that is invoked directly has no event log, and nothing
+    is kept there.
+
+    Args:
+        context: the step's.
+        results: what was reported.
+        code_versions: by asset key.
 
     Raises:
         Exception: Dagster did not take one of them; the others are kept.
     """
+    if not has_event_log(context):
+        return
     failed: Exception | None = None
-    for event in (event for result in results for event in _events(context, result)):
+    declared = _declared(context)
+    for result in results:
         try:
-            context.log_event(event)
+            events: Sequence[Any] = (
+                _materializations(context, result, declared, code_versions)
+                if isinstance(result, MaterializeResult)
+                else _evaluations(context, result, declared)
+            )
+            for event in events:
+                context.log_event(event)
         except Exception as error:  # Dagster's, of many kinds
             failed = failed or error
     if failed is not None:
         raise failed
 
 
-def _events(context: ExecutionContext, result: Result) -> list[Any]:
-    if isinstance(result, MaterializeResult):
-        assert result.asset_key is not None, "every materialization that a script reports has one"
-        version = result.data_version
-        return [
-            AssetMaterialization(
-                asset_key=result.asset_key,
-                metadata=dict(result.metadata or {}),
-                partition=partition,
-                tags={} if version is None else _tags(version.value),
-            )
-            for partition in _partitions(context)
-        ]
+class _Declared(NamedTuple):
+    """What a step may yield."""
+
+    assets: Container[AssetKey]
+    blocking: Mapping[tuple[AssetKey, str], bool]
+
+
+def _declared(context: ExecutionContext) -> _Declared | None:
+    """None for a step of no assets, an op's, which may log what it will."""
+    if not context.has_assets_def:
+        return None
+    checks = {
+        (spec.asset_key, spec.name): bool(spec.blocking) for spec in context.assets_def.check_specs
+    }
+    return _Declared(context.selected_asset_keys, checks)
+
+
+def _materializations(
+    context: ExecutionContext,
+    result: MaterializeResult[Any],
+    declared: _Declared | None,
+    code_versions: Mapping[str, str | None],
+) -> list[AssetMaterialization]:
+    key = result.asset_key
+    assert key is not None, "every materialization that a script reports has one"
+    key = AssetKey.from_coercible(key)
+    if declared is not None and key not in declared.assets:
+        return _left_out(context, f"the materialization of {key.to_user_string()}")
+    tags = {}
+    code_version = code_versions.get(from_asset_key_path(key.path))
+    if code_version is not None:
+        tags["dagster/code_version"] = code_version
+    if result.data_version is not None:
+        # As `execute_step` has them where the step gave the version.
+        tags["dagster/data_version"] = result.data_version.value
+        tags["dagster/data_version_is_user_provided"] = "true"
+    return [
+        AssetMaterialization(
+            asset_key=key, metadata=dict(result.metadata or {}), partition=partition, tags=tags
+        )
+        for partition in _partitions(context)
+    ]
+
+
+def _evaluations(
+    context: ExecutionContext, result: AssetCheckResult, declared: _Declared | None
+) -> list[AssetCheckEvaluation]:
     if result.asset_key is None or result.check_name is None:
         return []
+    key = AssetKey.from_coercible(result.asset_key)
+    blocking = None
+    if declared is not None:
+        if (key, result.check_name) not in declared.blocking:
+            return _left_out(context, f"the check {result.check_name} of {key.to_user_string()}")
+        blocking = declared.blocking[key, result.check_name]
     return [
         AssetCheckEvaluation(
-            asset_key=result.asset_key,
+            asset_key=key,
             check_name=result.check_name,
             passed=result.passed,
             metadata=dict(result.metadata or {}),
             severity=result.severity,
+            blocking=blocking,
         )
     ]
 
 
-def _tags(data_version: str) -> dict[str, str]:
-    """As Dagster has them on a materialization whose step gave the version (``execute_step``)."""
-    return {
-        "dagster/data_version": data_version,
-        "dagster/data_version_is_user_provided": "true",
-    }
+def _left_out(context: ExecutionContext, what: str) -> list[Any]:
+    context.log.warning(f"[pipes] {what} is not kept: the step has no such asset or check")
+    return []
 
 
 def _partitions(context: ExecutionContext) -> Sequence[str | None]:

@@ -13,9 +13,20 @@ name                             why, and what there is instead
 ``stream``                       Dagster's own words for it are of the code of the asset
 ``PipesClientCompleted``         what Dagster's clients return: public, but not exported by
 ``Invocation``                   ``dagster`` before 1.13
-``check_captured_interrupt``     tells a step that runs in a thread, where no signal arrives,
-                                 that the process was asked to end
+``check_captured_interrupt``,    tells a step that runs in a thread, where no signal arrives,
+``dagster._utils.interrupts``    that the process was asked to end; whose a handler is
 ===============================  ===========================================================
+
+Of public classes it uses members that are documented but not marked public: the contexts'
+``op_execution_context`` and ``run_id``; of ``PipesMessageHandler`` ``handle_message``,
+``received_opened_message``, ``received_closed_message`` and
+``report_pipes_framework_exception``, and of ``PipesMessageReader`` ``on_opened`` and
+``expected_writer_count``: what every message reader is written with.
+
+And it counts on what Dagster does: one module's functions handle signals while a step runs
+(:func:`is_signal_handler_of_dagster`), an async asset is run by
+``run_until_complete(generator.__anext__())``, its loop is closed after
+``shutdown_asyncgens()``, and materializations have their versions in tags.
 
 ``tests/dagster/test_internals.py`` fails by name when one of them has gone.
 """
@@ -34,7 +45,10 @@ from dagster import (
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
 from dagster._core.events import EngineEventData
 from dagster._core.pipes.client import PipesClientCompletedInvocation
+from dagster._utils import interrupts
 from dagster._utils.interrupts import check_captured_interrupt
+
+from ..errors import InvalidParameterError
 
 __all__ = [
     "AnyContext",
@@ -45,6 +59,8 @@ __all__ = [
     "engine_event",
     "execution_context",
     "explain_missing_results",
+    "has_event_log",
+    "is_signal_handler_of_dagster",
 ]
 
 #: What Dagster hands to an op or an asset.
@@ -57,7 +73,21 @@ def execution_context(context: AnyContext) -> ExecutionContext:
     """The context as Dagster's sessions take it."""
     if isinstance(context, AssetCheckExecutionContext):
         return context.op_execution_context
+    if not isinstance(context, (OpExecutionContext, AssetExecutionContext)):
+        raise InvalidParameterError(
+            "`context` must be what Dagster hands to the asset, the op or the asset check, got"
+            f" {context!r}"
+        )
     return context
+
+
+def has_event_log(context: ExecutionContext) -> bool:
+    """Whether there is a run behind it; not where a step is invoked directly."""
+    try:
+        context.get_step_execution_context()
+    except Exception:  # what is raised there differs between versions
+        return False
+    return True
 
 
 def engine_event(context: ExecutionContext, message: str, metadata: Mapping[str, Any]) -> None:
@@ -65,12 +95,16 @@ def engine_event(context: ExecutionContext, message: str, metadata: Mapping[str,
 
     A step that is invoked directly, as in a test, has no event log: there it is a log line.
     """
-    try:
-        step = context.get_step_execution_context()
-    except Exception:  # what is raised there differs between versions
+    if not has_event_log(context):
         context.log.info(message)
         return
+    step = context.get_step_execution_context()
     DagsterEvent.engine_event(step, message, EngineEventData(metadata=dict(metadata)))
+
+
+def is_signal_handler_of_dagster(handler: object) -> bool:
+    """Whether a signal's handler is one that Dagster has put there for the time of a step."""
+    return callable(handler) and getattr(handler, "__module__", None) == interrupts.__name__
 
 
 def explain_missing_results(context: ExecutionContext, message: str) -> None:

@@ -2,8 +2,8 @@
 
 Dagster answers both by raising ``DagsterExecutionInterruptedError`` from a signal handler,
 wherever the main thread is. In the middle of an event loop that abandons the loop, with all
-of its tasks and the processes they wait for, or is swallowed by a callback. So while a loop
-awaits scripts, the handlers are ours::
+of its tasks, and the processes and threads they wait for, or is swallowed by a callback. So
+from the first script on that a step awaits, the handlers are ours::
 
     a signal ─▶ SIGINT to the group of every script, in this moment
              ─▶ the task that Dagster drives is cancelled: ``finally`` blocks run, the
@@ -14,9 +14,10 @@ awaits scripts, the handlers are ours::
 A loop that is blocked by the asset's own code (``time.sleep``, a driver) can cancel nothing.
 If it has had no turn after 3 s, Dagster's handler raises in that code, as it would without us.
 
-Dagster puts its handlers back whenever an asset yields, so ours are put in again when the
-loop goes on. Between yields no loop runs: Dagster raises at its next step, closes the loop's
-async generators, and with them, last of all, what scripts there are.
+They stay ours for as long as the loop runs, also when no script does any more. Dagster puts
+its handlers back whenever an asset yields, so ours are put in again when the loop goes on.
+Between yields no loop runs: Dagster raises at its next step, closes the loop's async
+generators, and with them, last of all, what scripts there are.
 
 Where a step runs in another thread than the main one, Python lets nobody handle signals. It
 looks instead, several times a second, whether Dagster has taken an interrupt or the main
@@ -35,16 +36,18 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from types import AsyncGeneratorType, FrameType
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from anyio import move_on_after
 from dagster import DagsterExecutionInterruptedError, DagsterRunStatus
 
+from ..channels.finishing import outlast, to_its_end
 from ..errors import PipesError
 from ..host.pipes_session import PipesSession
 from ..host.process import PipesProcess
-from .internals import ExecutionContext, check_captured_interrupt
+from .failures import Result
+from .internals import ExecutionContext, check_captured_interrupt, is_signal_handler_of_dagster
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds between looks at the handlers, or, in a thread, at what stands in for signals.
@@ -66,15 +69,18 @@ async def _generator() -> AsyncGenerator[None, None]:
     yield
 
 
-def _type_of_step() -> type[Any]:
-    step = _generator().__anext__()
+def _types() -> tuple[type[Any], type[Any]]:
+    generator = _generator()
+    step, closing = generator.__anext__(), generator.aclose()
     step.close()
-    return type(step)
+    closing.close()
+    return type(step), type(closing)
 
 
 #: Dagster runs an async asset as ``run_until_complete(generator.__anext__())``: the task
-#: that it waits for is the one whose coroutine is of this type.
-_STEP = _type_of_step()
+#: that it waits for is the one whose coroutine is of this type. The garbage collector has the
+#: loop make a task of ``generator.aclose()``.
+_STEP, _CLOSING_BY_COLLECTOR = _types()
 
 
 def _driven_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None:
@@ -103,6 +109,12 @@ def _generator_of(task: asyncio.Task[Any]) -> AsyncGeneratorType[Any, Any] | Non
     return next(filter(inspect.isasyncgen, gc.get_referents(task.get_coro())), None)
 
 
+def by_collector() -> bool:
+    """Whether the garbage collector closes a stream here, so that nobody awaits its end."""
+    task = asyncio.current_task()
+    return task is not None and isinstance(task.get_coro(), _CLOSING_BY_COLLECTOR)
+
+
 class _Interrupted(DagsterExecutionInterruptedError, KeyboardInterrupt):
     """Dagster's error, of a kind that an event loop lets through."""
 
@@ -113,6 +125,17 @@ _Interrupted.__name__ = _Interrupted.__qualname__ = DagsterExecutionInterruptedE
 _Interrupted.__module__ = DagsterExecutionInterruptedError.__module__
 
 
+class Returned(Protocol):
+    """What :meth:`Interrupts.returned` takes."""
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether nobody has asked it for its results."""
+
+    def keep(self) -> None:
+        """Put its results into the event log. Blocks, and does not raise."""
+
+
 class Watched:
     """A script that is to end when the step is interrupted.
 
@@ -121,14 +144,24 @@ class Watched:
         forward: whether the script is to end then.
         session: the script's session, once it is open.
         process: its process, once it runs.
+        has_task: a task awaits its end, which goes on whenever the loop does; a stream may be
+            held by somebody who asks for no more of it.
+        in_hand: the result that the asset got last, as long as it has yielded nothing since.
+        left_behind: its step has ended without it.
+        step_failed: by an error.
     """
 
-    def __init__(self, context: ExecutionContext, *, forward: bool) -> None:
+    def __init__(self, context: ExecutionContext, *, forward: bool, has_task: bool = False) -> None:
+        self.has_task = has_task
         self.context = context
         self.interrupted = False
         self.forward = forward
         self.session: PipesSession | None = None
         self.process: PipesProcess | None = None
+        self.in_hand: Result | None = None
+        self.left_behind = False
+        self.step_failed = False
+        self._left = asyncio.Event()
 
     def signal(self) -> None:
         """Send it SIGINT, once. May be called from a signal's handler."""
@@ -158,12 +191,21 @@ class Watched:
         if self.session is not None:
             await self.session.wait_over()
 
+    async def wait_left(self) -> None:
+        """Wait until nobody watches it any more: all of it is told and put away."""
+        await self._left.wait()
+
+    def leave(self) -> None:
+        """Nobody watches it any more."""
+        self._left.set()
+
 
 class Interrupts:
     """The signals of one event loop, for as long as scripts are awaited on it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: ExecutionContext) -> None:
         self._loop = loop
+        self._context = context  # of the run that it is asked about
         self._watched: list[Watched] = []
         self._interrupted_at: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -176,9 +218,13 @@ class Interrupts:
         self._asset: AsyncGeneratorType[Any, Any] | None = None
         self._pending: int | None = None  # a signal that the loop has not been told of
         self._pending_since = 0.0
+        self._reminder: threading.Timer | None = None
+        self._is_over = False
         self._has_raised = False
         self._is_asking = False
         self._all_have_left = asyncio.Event()
+        self._returned: list[Returned] = []
+        self._orphans: list[Returned] = []
 
     @classmethod
     async def watch(cls, watched: Watched) -> Interrupts:
@@ -186,17 +232,23 @@ class Interrupts:
         loop = asyncio.get_running_loop()
         interrupts = _of_loops.get(loop)
         if interrupts is None:
-            interrupts = _of_loops[loop] = cls(loop)
+            interrupts = _of_loops[loop] = cls(loop, watched.context)
             await interrupts._closing.__anext__()
             interrupts._look()
         interrupts._watched.append(watched)
+        interrupts._all_have_left.clear()
         interrupts.resume()
         return interrupts
 
     async def leave(self, watched: Watched) -> None:
-        """Its end has come. With the last one the handlers are Dagster's again. Idempotent."""
+        """Its end has come. Idempotent.
+
+        In a step of Dagster's, its signals stay ours: the asset may await other things yet,
+        and a loop that is abandoned leaves threads behind that keep the process. Elsewhere
+        the handlers are those of before with the last one.
+        """
         self.let_go(watched)
-        if not self._watched and not self._is_closing:
+        if not self._watched and not self._is_closing and not self._is_in_step:
             await self._closing.aclose()  # at once: nothing is left to wait for
 
     def let_go(self, watched: Watched) -> None:
@@ -204,13 +256,27 @@ class Interrupts:
         if watched not in self._watched:
             return
         self._watched.remove(watched)
+        watched.leave()
         if self._watched:
             return
         self._all_have_left.set()
+        if not self._is_in_step:
+            self._release()
+
+    @property
+    def _is_in_step(self) -> bool:
+        return self._driven is not None
+
+    def _release(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         if _of_loops.get(self._loop) is self:
             del _of_loops[self._loop]
         if self._timer is not None:
             self._timer.cancel()
+        if self._reminder is not None:
+            self._reminder.cancel()
         self._disarm()
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -230,6 +296,48 @@ class Interrupts:
         for watched in list(self._watched):
             await watched.wait_over()
 
+    def returned(self, invocation: Returned) -> None:
+        """A script has ended well, and its results are on their way to the asset.
+
+        They may never get there: ``gather`` forgets them when another script fails. What the
+        asset has not looked at when its step ends badly is put into the event log.
+        """
+        self._returned = [*(each for each in self._returned if each.is_unseen), invocation]
+
+    async def _keep_orphans(self) -> None:
+        orphans, self._orphans = self._orphans, []
+        for each in orphans:
+            await to_its_end(each.keep)
+
+    async def others_over(self) -> None:
+        """Wait until what an earlier step, or try, of this loop has left behind has ended.
+
+        Its last results are in the event log then, before those of a script that is
+        launched now, and the two do not work on the same things at once.
+        """
+        for watched in list(self._watched):
+            if watched.left_behind:
+                await watched.wait_over()
+                if watched.has_task:
+                    with move_on_after(_CLOSING):
+                        await watched.wait_left()
+        await self._keep_orphans()
+
+    async def see_step_end(self) -> tuple[bool, asyncio.CancelledError | None]:
+        """Wait until the asset yields, or ends: whether it ends badly.
+
+        For one that closes a stream :func:`by_collector`: an asset that raises has let go of
+        it before it ends. A cancellation is returned, not raised.
+        """
+        driven = self._driven
+        if driven is None:
+            return False, None
+        cancelled = await outlast(driven)
+        if driven.cancelled():
+            return True, cancelled
+        error = driven.exception()
+        return not (error is None or isinstance(error, StopAsyncIteration)), cancelled
+
     def resume(self) -> None:
         """The step goes on, perhaps after a ``yield``: in a new task, with Dagster's handlers."""
         self._arm()
@@ -244,23 +352,25 @@ class Interrupts:
     def _arm(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        handler = signal.getsignal(signal.SIGINT)
-        # Dagster handles both in one way; nobody else does, Python and asyncio included.
-        if handler == self._handle or handler is not signal.getsignal(signal.SIGTERM):
-            return
-        if callable(handler):
-            for number in _SIGNALS:
+        for number in _SIGNALS:
+            # Others' stay theirs: a program that handles signals itself ends its work itself.
+            if is_signal_handler_of_dagster(signal.getsignal(number)):
                 self._previous[number] = signal.signal(number, self._handle)
 
     def interrupt(self) -> None:
         """The step is to end; asked for again after a while, in haste."""
-        self._pending = None
-        if not self._watched:
+        number, self._pending = self._pending, None
+        if self._is_over:
             return
         if self._interrupted_at is not None:
-            if time.monotonic() - self._interrupted_at > _HASTE:
-                for watched in self._watched:
-                    watched.kill()
+            if time.monotonic() - self._interrupted_at <= _HASTE:
+                return
+            for watched in self._watched:
+                watched.kill()
+            if not self._watched and number is not None:
+                # It is the asset's own code that takes its time: Dagster's handler raises there.
+                self._disarm()
+                signal.raise_signal(number)
             return
         self._interrupted_at = time.monotonic()
         for watched in self._watched:
@@ -273,7 +383,7 @@ class Interrupts:
             self.resume()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._watched:  # the last one was let go of where no handler can be set
+        if self._is_over:  # it ended in a thread, where no handler can be set
             self._disarm()
             signal.raise_signal(number)
             return
@@ -287,9 +397,10 @@ class Interrupts:
             return
         if self._pending is None:
             self._pending, self._pending_since = number, time.monotonic()
-            again = threading.Timer(_BLOCKED, self._remind, [number])
-            again.daemon = True
-            again.start()
+            self._reminder = threading.Timer(_BLOCKED, self._remind, [number])
+            self._reminder.name = "asyncpipes dagster signal"
+            self._reminder.daemon = True
+            self._reminder.start()
         # Not even a loop that is busy keeps the scripts from being told.
         for watched in list(self._watched):
             watched.signal()
@@ -319,32 +430,47 @@ class Interrupts:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK, self._look)
+        self.resume()
         if threading.current_thread() is threading.main_thread():
-            self._arm()
-        elif self._interrupted_at is None:
+            return
+        if self._interrupted_at is None:
             if check_captured_interrupt() or not threading.main_thread().is_alive():
                 self.interrupt()
-            elif self._watched and time.monotonic() >= self._ask_at and not self._is_asking:
+            elif time.monotonic() >= self._ask_at and not self._is_asking:
                 self._ask_at = time.monotonic() + _ASK
                 self._is_asking = True
-                asking = self._loop.run_in_executor(
-                    None, _is_being_cancelled, self._watched[0].context
-                )
+                asking = self._loop.run_in_executor(None, _is_being_cancelled, self._context)
                 asking.add_done_callback(self._take_answer)
 
     def _step_has_ended(self, task: asyncio.Task[Any]) -> None:
         """The task that Dagster drives: at a ``yield``, or for good. The loop stops here."""
         error = None if task.cancelled() else task.exception()
+        has_yielded = error is None and not task.cancelled()
+        if has_yielded:
+            self._note_yield(task.result())
+        else:
+            is_good = isinstance(error, StopAsyncIteration) and self._interrupted_at is None
+            returned, self._returned = self._returned, []
+            self._orphans += [] if is_good else [each for each in returned if each.is_unseen]
         if self._interrupted_at is not None:
-            has_yielded = error is None and not task.cancelled()
             if has_yielded and self._watched:
                 return  # Dagster gets that result; the next step is cancelled
             if error is None or isinstance(error, StopAsyncIteration):
                 raise _Interrupted
         elif error is not None:
-            # A stream was left open, which nobody may close before the whole run has ended.
+            # Scripts whose stream was left open, or whose siblings failed: the loop does not
+            # go on before the next step, or the next try of this one, and there ends them.
             for watched in self._watched:
+                watched.left_behind = True
+                watched.step_failed = not isinstance(error, StopAsyncIteration)
                 watched.signal()
+                watched.end("the step ended before its script")
+
+    def _note_yield(self, value: object) -> None:
+        """What the asset yields is a result that it has in hand, or made of those it has."""
+        same = [watched for watched in self._watched if watched.in_hand is value]
+        for watched in same or self._watched:
+            watched.in_hand = None
 
     def _take_answer(self, asking: asyncio.Future[bool]) -> None:
         self._is_asking = False
@@ -356,16 +482,18 @@ class Interrupts:
             yield
         finally:
             self._is_closing = True
-            if self._watched:
-                await self._end_all()
+            try:
+                if self._watched:
+                    await self._end_all()
+                await self._keep_orphans()
+            finally:
+                self._release()
 
     async def _end_all(self) -> None:
-        step = self._driven
-        has_failed = step is not None and step.done() and not step.cancelled()
-        has_failed = has_failed and step is not None and step.exception() is not None
+        is_over = self._asset is not None and self._asset.ag_frame is None
         for watched in self._watched:
-            if has_failed:
-                watched.end("the step failed while its stream was open")
+            if watched.left_behind or is_over:
+                watched.end("the step ended before its script")
             else:  # Dagster was interrupted between two yields
                 watched.interrupt()
         try:

@@ -25,6 +25,15 @@ class PipesInvocation(PipesClientCompletedInvocation):
     def __init__(self, session: PipesSession, result: RunResult) -> None:
         super().__init__(session)
         self.result = result
+        self._is_unseen = True
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether nobody has asked for its results.
+
+        Then they are put into the event log if the step fails, since it never got them.
+        """
+        return self._is_unseen
 
     def get_results(
         self, *, implicit_materializations: bool = False
@@ -35,6 +44,7 @@ class PipesInvocation(PipesClientCompletedInvocation):
             implicit_materializations: add a ``MaterializeResult`` for each selected asset
                 that the script reported none of.
         """
+        self._is_unseen = False
         return super().get_results(implicit_materializations=implicit_materializations)
 
     def get_materialize_result(
@@ -48,4 +58,14 @@ class PipesInvocation(PipesClientCompletedInvocation):
         Raises:
             dagster.DagsterError: there is none, or more than one.
         """
+        self._is_unseen = False
         return super().get_materialize_result(implicit_materialization=implicit_materialization)
+
+    def get_asset_check_result(self) -> AssetCheckResult:
+        """The one check.
+
+        Raises:
+            dagster.DagsterError: there is none, or more than one, or a materialization.
+        """
+        self._is_unseen = False
+        return super().get_asset_check_result()

@@ -49,6 +49,7 @@ class Lane(Generic[T]):
         self._room = asyncio.Event()
         self._left = 0  # items that are not done, as far as the loop has been told
         self._is_done = asyncio.Event()
+        self._drained: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
     @property
@@ -86,6 +87,14 @@ class Lane(Generic[T]):
             if self._left:
                 await self._is_done.wait()
         return not self._left
+
+    async def drain(self) -> None:
+        """Wait until all of it is done, through a cancellation, which is raised then."""
+        if self._left:
+            self._drained = self._loop.create_future()
+            cancelled = await outlast(self._drained)
+            if cancelled is not None:
+                raise cancelled
 
     def cut(self) -> list[T]:
         """Take back all that still waits."""
@@ -147,6 +156,8 @@ class Lane(Generic[T]):
         self._left -= done
         if not self._left:
             self._is_done.set()
+            if self._drained is not None and not self._drained.done():
+                self._drained.set_result(None)
 
     def _end(self) -> None:
         if self._ended is not None and not self._ended.done():

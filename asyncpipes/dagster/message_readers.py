@@ -28,6 +28,10 @@ from .reporting import RESULTS, Reporting
 T = TypeVar("T")
 
 
+#: Seconds that opening a channel may go on after an interrupt.
+_OPENING = 5.0
+
+
 class PipesChannelMessageReader(PipesMessageReader):
     """Any channel as a message reader for Dagster's own pipes clients.
 
@@ -71,7 +75,11 @@ class PipesChannelMessageReader(PipesMessageReader):
             PipesFailure: it cannot be read; or on leaving, under ``strict``.
         """
         reading = _Reading(self.channel, handler)
-        params = reading.start()
+        try:
+            params = reading.start()
+        except BaseException:  # an interrupt of this thread, while the other one opens
+            reading.abandon()
+            raise
         try:
             yield params
         finally:
@@ -113,6 +121,13 @@ class _Reading:
             raise self._error
         return self._params
 
+    def abandon(self) -> None:
+        """Have the thread end, whatever it has come to."""
+        if self._ready.wait(_OPENING) and self._finish is not None:
+            with suppress(RuntimeError):
+                self._finish()
+        self._thread.join(_OPENING)
+
     def finish(self) -> tuple[RunResult, list[str]]:
         """The script has ended: read to the end; return how it went, and what was not taken."""
         assert self._finish is not None, "started"
@@ -150,7 +165,8 @@ class _Reading:
         if self._finish is None:
             raise failure(session.result, reasons_against(session.result, ()), ())
         await reporting.settle(hurried=False)
-        await reporting.close(session.outcome)
+        await reporting.drain(session.outcome)
+        await reporting.close()
         return session.result, reporting.faults
 
 
@@ -181,7 +197,10 @@ class Bridge(PipesMessageReader):
         self._reader = reader
         self._context = context
         self._relay: Relay | None = None
-        if isinstance(reader, PipesChannelMessageReader):
+        if (
+            isinstance(reader, PipesChannelMessageReader)
+            and type(reader).read_messages is PipesChannelMessageReader.read_messages
+        ):
             self.channel: Channel = reader.channel
         else:
             self.channel = self._relay = Relay()

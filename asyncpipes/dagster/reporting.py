@@ -46,10 +46,14 @@ RESULTS = (MaterializationEvent, AssetCheckEvent, CustomMessageEvent)
 
 #: Log lines that wait for Dagster: what SQLite takes in ten seconds on a disk that is idle.
 MAX_LOG_LINES = 2_000
+#: Of the lines of WARNING and above so many go to Dagster in any case, first come.
+MAX_GRAVE_LINES = 200
 #: Seconds by which log lines that wait may put off the end of a step.
 LOG_SECONDS = 10.0
 #: Seconds that the step's own stdout and stderr may take for what is left at the end.
 OUTPUT_SECONDS = 10.0
+#: Results that Dagster did not take and that are told one by one.
+MAX_FAULTS = 20
 #: Pieces of output that wait for the step's stdout and stderr; a line each, or 64 KiB.
 _MAX_PIECES = 1_000
 #: Characters of the longest line that is held back to go out whole.
@@ -65,6 +69,7 @@ class _Entry(NamedTuple):
 
     send: Callable[[], None]
     text: str | None = None
+    is_grave: bool = False
 
 
 class Reporting:
@@ -73,12 +78,11 @@ class Reporting:
     Args:
         handler: what Dagster made for this session.
 
-    Attributes:
-        faults: what of it Dagster did not take, in words.
     """
 
     def __init__(self, handler: PipesMessageHandler) -> None:
-        self.faults: list[str] = []
+        self._faults: list[str] = []
+        self._more_faults = 0
         self._handler = handler
         self._log = Lane[_Entry]("asyncpipes dagster log", _send_all, limit=MAX_LOG_LINES)
         self._output = Lane[tuple[Stream, str]](
@@ -89,6 +93,27 @@ class Reporting:
         self._begun: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self._has_opened = False
         self._excess = 0
+        self._grave = 0  # lines of WARNING and above
+
+    @property
+    def faults(self) -> list[str]:
+        """What of it Dagster did not take, in words."""
+        faults = list(self._faults)
+        if self._more_faults:
+            faults.append(f"and {self._more_faults:,} more results")
+        if self._log.error is not None:
+            faults.append(
+                f"{self._log.failed:,} log lines or events could not be written to Dagster:"
+                f" {self._log.error!r}"
+            )
+        return faults
+
+    def _fault(self, text: str) -> bool:
+        if len(self._faults) == MAX_FAULTS:
+            self._more_faults += 1
+            return False
+        self._faults.append(text)
+        return True
 
     def subscribe(self, session: PipesSession) -> None:
         """Take all of a session's events but its results, which go to :meth:`take`."""
@@ -108,8 +133,8 @@ class Reporting:
             self._handle(_message(event))
         except Exception as error:  # Dagster's, of many kinds: of metadata that it does not take
             fault = f"Dagster did not take {_name(event)}: {error}"
-            self.faults.append(fault)
-            self._log.force(self._line("ERROR", f"[pipes] {fault}"))
+            if self._fault(fault):
+                self._log.force(self._line("ERROR", f"[pipes] {fault}"))
 
     def note(self, send: Callable[[], None]) -> None:
         """Have ``send`` called in its turn among the log lines, however many there are."""
@@ -134,15 +159,18 @@ class Reporting:
         except asyncio.CancelledError as error:
             is_done, cancelled = False, error
         for entry in [] if is_done else self._log.cut():
-            if entry.text is None:
+            if entry.text is None or (entry.is_grave and not hurried):
                 self._log.force(entry)
             else:
                 self._excess += 1
                 self._output.force(("stderr", f"{entry.text}\n"))
         return cancelled
 
-    async def close(self, outcome: Outcome) -> None:
-        """See that Dagster gets the rest; waited for through a cancellation."""
+    async def drain(self, outcome: Outcome) -> None:
+        """See that Dagster gets the rest; waited for through a cancellation, which is raised.
+
+        What it did not take is among the faults then.
+        """
         if self._excess:
             lines = "log line" if self._excess == 1 else "log lines"
             self.warn(
@@ -156,18 +184,19 @@ class Reporting:
         for stream, text in self._begun.items():
             if text:
                 self._output.force((stream, text))
+        self._begun = {"stdout": "", "stderr": ""}
         try:
             if not await self._output.settle(OUTPUT_SECONDS):
                 self._output.cut()
-                self.faults.append("not all of the output was written to the step's own")
+                self._fault("not all of the output was written to the step's own")
         finally:
             self._output.let_go()
-            await self._log.close()
-        if self._log.error is not None:
-            self.faults.append(
-                f"{self._log.failed:,} log lines or events could not be written to Dagster:"
-                f" {self._log.error!r}"
-            )
+            await self._log.drain()
+
+    async def close(self) -> None:
+        """End the threads, with what came after :meth:`drain`; waited for likewise."""
+        self._output.let_go()
+        await self._log.close()
 
     def let_go(self) -> None:
         """Nobody waits for the rest."""
@@ -205,16 +234,19 @@ class Reporting:
             await self._output.put((stream, text[:end]))
 
     async def _send_line(self, level: Level, text: str) -> None:
-        if not self._log.offer(self._line(level, text)):
+        if level not in ("DEBUG", "INFO") and self._grave < MAX_GRAVE_LINES:
+            self._grave += 1
+            self._log.force(self._line(level, text, is_grave=True))
+        elif not self._log.offer(self._line(level, text)):
             await self._spill(f"{level}: {text}")
 
     async def _spill(self, text: str) -> None:
         self._excess += 1
         await self._output.put(("stderr", f"{text}\n"))
 
-    def _line(self, level: Level, text: str) -> _Entry:
+    def _line(self, level: Level, text: str, *, is_grave: bool = False) -> _Entry:
         message = _wire("log", {"message": text, "level": level})
-        return _Entry(partial(self._handle, message), f"{level}: {text}")
+        return _Entry(partial(self._handle, message), f"{level}: {text}", is_grave)
 
     def _handle(self, message: Mapping[str, Any]) -> None:
         self._handler.handle_message(message)  # type: ignore[arg-type]  # it is typed with an internal TypedDict

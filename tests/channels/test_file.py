@@ -21,7 +21,7 @@ from asyncpipes.channels.file import READ_BYTES, FileChannel, FileWriter, Watch
 from asyncpipes.errors import ChannelError
 from tests.blocking import by_the_test
 from tests.layouts import foreign_link
-from tests.support import PATIENCE, open_fds
+from tests.support import PATIENCE, open_fds, refuse_threads
 
 pytestmark = pytest.mark.host
 
@@ -231,6 +231,20 @@ async def test_cancelling_aclose_still_releases_everything() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not path.parent.exists()
+    assert open_fds() == before
+
+
+async def test_without_threads_it_is_read_and_released_all_the_same() -> None:
+    """As when the main thread has ended, and another one still awaits a script."""
+    before = open_fds()
+    reader = await FileChannel().open_reader()
+    path = path_of(reader)
+    refuse_threads(asyncio.get_running_loop())
+    by_the_test(lambda: path.write_bytes(b"one\n"))
+    assert await reader.read() == b"one\n"
+    assert await reader.backlog() == 0
+    await reader.aclose()
     assert not path.parent.exists()
     assert open_fds() == before
 

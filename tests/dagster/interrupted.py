@@ -41,11 +41,16 @@ if "stubborn" in words:
 with open_pipes(handle_signals=False) as pipes:
     if "reporting" in words:
         pipes.report_asset_materialization({"n": number})
+    if "checking" in words:
+        pipes.report_asset_check("first", True)
+        pipes.report_asset_check("second", True)
+    with Path(folder, "launches").open("a") as launches:
+        print(number, file=launches)
     part = Path(folder, f"part-{number}")
     part.write_text(str(os.getpid()))
     part.rename(Path(folder, f"pid-{number}"))
     try:
-        while not Path(folder, "end").exists():
+        while "short" not in words and not Path(folder, "end").exists():
             time.sleep(0.01)
     except KeyboardInterrupt:
         Path(folder, f"interrupted-{number}").touch()
@@ -110,6 +115,18 @@ async def launch(context: dg.AssetExecutionContext) -> Any:
         async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]  # from Python 3.11 on
             for number in range(1, 5):
                 group.create_task(pipes.run(context=context, command=command(number)))
+    elif MODE == "after a run":
+        await pipes.run(**call)
+        (FOLDER / "suspended").touch()
+        await asyncio.sleep(60)
+    elif MODE == "after a stream":
+        async for _ in pipes.stream(**call):
+            pass
+        (FOLDER / "suspended").touch()
+        await asyncio.sleep(60)
+    elif MODE == "gather of one that has ended":
+        ended = pipes.run(context=context, command=command(1, "reporting", "short"))
+        await asyncio.gather(ended, pipes.run(context=context, command=command(2)))
     elif MODE == "nested":
         PipesSubprocessClient(**OPTIONS).run(**call)
     elif MODE == "background":
@@ -122,13 +139,21 @@ async def launch(context: dg.AssetExecutionContext) -> Any:
         raise AssertionError(MODE)
 
 
-@dg.asset(dagster_type=dg.DagsterType(suspend, name="Suspending"))
-async def orders(context: dg.AssetExecutionContext) -> Any:
+CHECKS = [dg.AssetCheckSpec(name, asset="orders") for name in ("first", "second")]
+
+
+@dg.asset(
+    dagster_type=dg.DagsterType(suspend, name="Suspending"),
+    check_specs=CHECKS,
+    retry_policy=dg.RetryPolicy(max_retries=2) if "retried" in WORDS else None,
+)
+async def orders(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
     try:
         if MODE in ("before", "between", "during", "blocked"):
             words = [] if MODE == "before" else ["reporting"]
             async for result in pipes.stream(context=context, command=command(1, *words)):
                 if MODE == "during":
+                    (FOLDER / "suspended").touch()
                     await asyncio.sleep(60)
                 if MODE == "blocked":
                     (FOLDER / "suspended").touch()
@@ -156,6 +181,12 @@ asset = blocking if MODE == "sync" else orders
 defs = dg.Definitions(assets=[asset])
 
 
+def is_left(thread: threading.Thread) -> bool:
+    """Whether a thread is ours or of those that keep the interpreter."""
+    is_main = thread is threading.main_thread()
+    return not is_main and ("asyncpipes" in thread.name or not thread.daemon)
+
+
 def main() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         raised = "nothing"
@@ -165,6 +196,12 @@ def main() -> None:
             raised = type(error).__name__
         (run,) = instance.get_runs()
         made = [e for e in instance.all_logs(run.run_id) if e.asset_materialization]
+        checked = [
+            entry
+            for entry in instance.all_logs(run.run_id)
+            if entry.dagster_event is not None
+            and entry.dagster_event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ]
         failures: list[Any] = [
             entry.dagster_event.step_failure_data
             for entry in instance.all_logs(run.run_id)
@@ -176,9 +213,10 @@ def main() -> None:
             {
                 "raised": raised,
                 "materializations": len(made),
+                "checks": len(checked),
                 "error": failure.error.cls_name,
                 "source": str(failure.error_source),
-                "threads": sorted(t.name for t in threading.enumerate() if "asyncpipes" in t.name),
+                "threads": sorted(t.name for t in threading.enumerate() if is_left(t)),
             }
         )
     )

@@ -624,3 +624,224 @@ def test_importing_the_package_imports_no_dagster() -> None:
         "import asyncpipes, sys; assert not {'dagster', 'asyncpipes.dagster'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+# What is kept of a step that fails.
+
+
+HOLDING = """
+with open_pipes(handle_signals=False) as pipes:
+    for key in ("a", "b", "c"):
+        pipes.report_asset_materialization({"n": 1}, asset_key=key)
+    wait_for(f"{sys.argv[1]}/end")
+"""
+
+
+@pytest.mark.parametrize("cleaning", ["none", "awaits", "holds"])
+def test_what_a_failing_asset_has_not_taken_is_kept(cleaning: str, tmp_path: Path) -> None:
+    """Whoever lets go of the stream, and when: what it holds may be what it fails for."""
+    command = [*script(tmp_path, HOLDING), str(tmp_path)]
+    client = AsyncPipesSubprocessClient()
+
+    @dg.multi_asset(specs=[dg.AssetSpec(key) for key in "abc"])
+    async def three(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
+        stream = client.stream(context=context, command=command)
+        holder = [stream] if cleaning == "holds" else []
+        try:
+            async for result in stream:
+                await asyncio.sleep(0.05)
+                if result.asset_key == dg.AssetKey("a"):
+                    raise ValueError("not this one")
+                yield result
+        finally:
+            if cleaning != "holds":
+                del stream
+            if cleaning != "none":
+                await asyncio.sleep(0.1)
+            holder.clear()
+
+    run = materialize(three)
+    assert not run.ok
+    assert "not this one" in run.failure.error.to_string()
+    assert sorted(made.asset_key.to_user_string() for made in run.materializations) == ["b", "c"]
+
+
+def test_what_an_asset_leaves_of_its_own_will_is_not_kept(tmp_path: Path) -> None:
+    command = [*script(tmp_path, HOLDING), str(tmp_path)]
+    client = AsyncPipesSubprocessClient()
+
+    @dg.multi_asset(specs=[dg.AssetSpec(key) for key in "abc"])
+    async def three(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
+        async for result in client.stream(context=context, command=command):
+            yield result
+            break
+        for key in "bc":
+            yield dg.MaterializeResult(asset_key=key, metadata={"own": True})
+
+    run = materialize(three)
+    assert run.ok
+    assert ["own" in made.metadata for made in run.materializations] == [False, True, True]
+
+
+def test_a_fault_at_the_very_end_keeps_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log line that Dagster cannot write is known when all of them have been tried."""
+
+    def refuse(self: Any, message: Any) -> None:
+        if "last words" in str(message):
+            raise OSError("disk full")
+        handle(self, message)
+
+    handle = dg.PipesMessageHandler.handle_message
+    monkeypatch.setattr(dg.PipesMessageHandler, "handle_message", refuse)
+    body = f"{REPORTS}    pipes.log.info('last words')\n"
+    run = materialize(running(script(tmp_path, body), checks=[CHECK]))
+    assert not run.ok
+    assert "disk full" in run.failure.user_failure_data.description
+    assert len(run.materializations) == len(run.checks) == 1
+
+
+def test_what_is_kept_is_as_what_is_yielded(tmp_path: Path) -> None:
+    body = """
+        with open_pipes() as pipes:
+            pipes.report_asset_materialization({"n": 1}, data_version="v7")
+            pipes.report_asset_check("declared", True)
+        """
+    client = AsyncPipesSubprocessClient()
+
+    def asset(command: list[str]) -> dg.AssetsDefinition:
+        @dg.asset(
+            code_version="7",
+            check_specs=[dg.AssetCheckSpec("declared", asset="orders", blocking=True)],
+        )
+        async def orders(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint here
+            done = await client.run(context=context, command=command)
+            return done.get_materialize_result()
+
+        return orders
+
+    yielded = materialize(asset(script(tmp_path, body)))
+    failing = f"{body}\n        sys.exit(1)"
+    kept = materialize(asset(script(tmp_path, failing, "failing.py")))
+    assert yielded.ok
+    assert not kept.ok
+    for run in (yielded, kept):
+        (made,) = run.materializations
+        assert made.tags is not None
+        assert made.tags["dagster/code_version"] == "7"
+        assert made.tags["dagster/data_version"] == "v7"
+        (check,) = run.checks
+        assert check.blocking is True
+
+
+def test_what_a_step_may_not_yield_is_not_kept(tmp_path: Path) -> None:
+    body = """
+        with open_pipes() as pipes:
+            pipes.report_asset_check("undeclared", True)
+            pipes.report_asset_check("declared", True)
+        sys.exit(1)
+        """
+    run = materialize(running(script(tmp_path, body), checks=["declared"]))
+    assert [check.check_name for check in run.checks] == ["declared"]
+    assert any("the check undeclared of orders is not kept" in text for text in run.texts)
+
+
+def test_results_that_dagster_refuses_are_told_within_bounds(tmp_path: Path) -> None:
+    body = """
+        with open_pipes():
+            message = '{"__dagster_pipes_version":"0.1","method":"report_asset_check","params":'
+            message += '{"asset_key":"orders","check_name":"c%d","passed":true,"severity":"ERROR",'
+            message += '"metadata":{"n":{"type":"int","raw_value":"no number"}}}}\\n'
+            with open(messages_file(), "a") as file:
+                file.writelines(message % number for number in range(500))
+        """
+    run = materialize(running(script(tmp_path, body)))
+    assert not run.ok
+    description = run.failure.user_failure_data.description
+    assert "Dagster did not take the check c0" in description
+    assert "480 more results" in description
+    assert len(description) < 20_000
+    assert len([line for line in run.lines if line.level == "ERROR"]) == 20
+
+
+# Siblings of a script that fails.
+
+
+def test_a_retry_waits_for_what_the_first_try_left_behind(tmp_path: Path) -> None:
+    """``gather`` leaves the sibling running, and Dagster's loop stands still then."""
+    failing = script(
+        tmp_path,
+        f"""
+        wait_for("{tmp_path}/sibling")
+        with open_pipes() as pipes:
+            again = pipes.retry_number
+            if again:
+                pid = int(Path("{tmp_path}/sibling").read_text())
+                pipes.report_custom_message(Path(f"/proc/{{pid}}").exists())
+            pipes.report_asset_materialization({{"try": again}}, asset_key="a")
+        sys.exit(not again)
+        """,
+    )
+    sibling = script(
+        tmp_path,
+        f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with open_pipes(handle_signals=False) as pipes:
+            pipes.report_asset_materialization({{"try": pipes.retry_number}}, asset_key="b")
+            if not pipes.retry_number:
+                Path("{tmp_path}/part").write_text(str(os.getpid()))
+                os.rename("{tmp_path}/part", "{tmp_path}/sibling")
+                time.sleep(600)
+        """,
+        "sibling.py",
+    )
+    client = AsyncPipesSubprocessClient(termination_timeout_seconds=1)
+    custom: list[Any] = []
+
+    @dg.multi_asset(
+        specs=[dg.AssetSpec("a"), dg.AssetSpec("b")], retry_policy=dg.RetryPolicy(max_retries=1)
+    )
+    async def both(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
+        done = await asyncio.gather(
+            client.run(context=context, command=failing),
+            client.run(context=context, command=sibling),
+        )
+        for invocation in done:
+            custom.extend(invocation.get_custom_messages())
+            for result in invocation.get_results():
+                yield result
+
+    run = materialize(both)
+    assert run.ok
+    assert custom == [False], "the first try's script is gone"
+    tries = [
+        (made.asset_key.to_user_string(), made.metadata["try"].value)
+        for made in run.materializations
+    ]
+    assert tries.index(("b", 0)) < tries.index(("a", 1)), "what was reported last is the retry's"
+    assert tries[-1] == ("b", 1)
+
+
+# The rest of the program.
+
+
+def test_the_sync_client_leaves_the_threads_event_loop(tmp_path: Path) -> None:
+    command = script(tmp_path, REPORTS)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    seen: list[asyncio.AbstractEventLoop] = []
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec(CHECK, asset="orders")])
+    def orders(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint here
+        results = PipesSubprocessClient().run(context=context, command=command).get_results()
+        seen.append(asyncio.get_event_loop())
+        return results
+
+    try:
+        assert materialize(orders).ok
+        assert seen == [loop]
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -137,6 +137,7 @@ async def test_a_loop_that_is_blocked_gets_dagsters_handler_back(
     def handler(number: int, frame: object) -> None:
         told.append(number)
 
+    handler.__module__ = "dagster._utils.interrupts"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
     each = watched()
@@ -201,11 +202,11 @@ async def test_what_dagster_closes_ends_by_how_it_came_to_that() -> None:
     own._all_have_left.set()
     await own._end_all()
     assert each.session.stopped == ["Dagster interrupted the step"]
-    own._driven = asyncio.ensure_future(fail())
-    await asyncio.wait([own._driven])
+    step = asyncio.ensure_future(fail())
+    await asyncio.wait([step])
+    own._step_has_ended(step)
     await own._end_all()
-    assert "failed" in each.session.stopped[-1]
-    own._driven.exception()
+    assert "ended before its script" in each.session.stopped[-1]
     await own.leave(each)
 
 
@@ -285,7 +286,8 @@ async def test_everything_that_may_come_has_a_line(capfd: pytest.CaptureFixture[
         await own._pass_on(event)
     own.take(CustomMessageEvent("refused"))
     assert await own.settle(hurried=False) is None
-    await own.close(Outcome(opened=True))
+    await own.drain(Outcome(opened=True))
+    await own.close()
     texts = [text for _, text in handler.messages]
     assert any("3 to 5 never arrived" in text for text in texts)
     assert any("not JSON" in text for text in texts)
@@ -303,7 +305,8 @@ async def test_output_that_nobody_takes_is_given_up(monkeypatch: pytest.MonkeyPa
     handler: Any = Handler()
     own = Reporting(handler)
     await own._pass_on(ExternalStreamEvent("stdout", "a line\n"))
-    await own.close(Outcome())
+    await own.drain(Outcome())
+    await own.close()
     release.set()
     assert own.faults == ["not all of the output was written to the step's own"]
 
@@ -320,7 +323,8 @@ async def test_a_cancellation_hurries() -> None:
     settling.cancel()
     assert isinstance(await settling, asyncio.CancelledError)
     release.set()
-    await own.close(Outcome())
+    await own.drain(Outcome())
+    await own.close()
     assert own._excess >= 1
 
 
@@ -348,11 +352,14 @@ def test_what_a_failure_shows() -> None:
 
 def test_one_result_that_dagster_refuses_does_not_keep_the_others_out() -> None:
     class Context:
+        has_assets_def = False
         has_partition_key = False
         has_partition_key_range = False
 
         def __init__(self) -> None:
             self.logged: list[Any] = []
+
+        def get_step_execution_context(self) -> None: ...
 
         def log_event(self, event: Any) -> None:
             if event.asset_key == dg.AssetKey("refused"):
@@ -366,5 +373,5 @@ def test_one_result_that_dagster_refuses_does_not_keep_the_others_out() -> None:
         dg.AssetCheckResult(passed=True),
     ]
     with pytest.raises(dg.DagsterInvariantViolationError):
-        failures.keep(context, results)
+        failures.keep(context, results, {})
     assert [event.asset_key for event in context.logged] == [dg.AssetKey("orders")]

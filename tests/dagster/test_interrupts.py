@@ -146,6 +146,82 @@ def test_what_was_reported_by_then_is_kept(mode: str, start: Callable[..., Termi
     assert json.loads(out.splitlines()[-1])["materializations"] == 1, err
 
 
+@pytest.mark.parametrize("mode", ["during", "between"])
+def test_what_a_stream_had_not_handed_over_is_kept(
+    mode: str, start: Callable[..., Terminated]
+) -> None:
+    """Of the first result the asset awaits something, or it has yielded it."""
+    program = start(mode, "checking")
+    program.wait_until_launched()
+    program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["checks"] == 2, err
+    # What was being yielded when the signal came is Dagster's, which drops it.
+    assert told["materializations"] == (mode == "during")
+
+
+def test_what_a_script_that_had_ended_reported_is_kept(start: Callable[..., Terminated]) -> None:
+    """``gather`` forgets what it had of one when another is cancelled."""
+    program = start("gather of one that has ended")
+    program.wait((program.folder / "pid-1").exists)
+    program.wait((program.folder / "pid-2").exists)
+    program.wait(lambda: not is_alive(int((program.folder / "pid-1").read_text())))
+    time.sleep(0.3)  # its run() has returned
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["materializations"] == 1, err
+
+
+@pytest.mark.parametrize("mode", ["after a run", "after a stream"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_rest_of_an_asset_is_interrupted_in_order_too(
+    mode: str, number: signal.Signals, start: Callable[..., Terminated]
+) -> None:
+    """No script runs any more. A loop that was abandoned would leave threads, and a program
+    that never ends.
+    """
+    program = start(mode, "short")
+    program.wait((program.folder / "suspended").exists)
+    program.process.send_signal(number)
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["error"] == "DagsterExecutionInterruptedError", err
+    assert told["threads"] == []
+    assert program.left
+
+
+@pytest.mark.parametrize("mode", ["before", "run"])
+def test_a_retry_of_an_interrupted_step_launches_nothing(
+    mode: str, start: Callable[..., Terminated]
+) -> None:
+    """Dagster tries again whatever ended a step, in the same process at least."""
+    program = start(mode, "retried")
+    program.wait_until_launched()
+    program.process.send_signal(signal.SIGINT)
+    out, err = program.end()
+    assert json.loads(out.splitlines()[-1])["raised"] == "DagsterMaxRetriesExceededError", err
+    assert err.count("Started re-execution") == 2
+    assert (program.folder / "launches").read_text().split() == ["1"]
+
+
+@pytest.mark.parametrize("mode", ["run", "sync"])
+def test_a_script_that_goes_on_is_heard_to_its_end(
+    mode: str, start: Callable[..., Terminated]
+) -> None:
+    program = start(mode, "unforwarded reporting")
+    program.wait_until_launched()
+    program.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.process.wait(0.5)
+    (program.folder / "end").touch()
+    out, err = program.end()
+    told = json.loads(out.splitlines()[-1])
+    assert told["source"] == "ErrorSource.INTERRUPT", err
+    assert told["materializations"] == 1
+
+
 @pytest.mark.parametrize("mode", ["between", "gather", "sync"])
 def test_stubborn_scripts_are_killed(mode: str, start: Callable[..., Terminated]) -> None:
     program = start(mode, "stubborn")
@@ -371,9 +447,10 @@ def test_handlers_are_dagsters_again_afterwards(tmp_path: Path) -> None:
         return dg.MaterializeResult()
 
     assert dg.materialize([orders]).success
-    dagsters, ours, afterwards = seen
-    assert isinstance(getattr(ours, "__self__", None), Interrupts)
-    assert afterwards is dagsters
+    dagsters, during, afterwards = seen
+    assert not isinstance(getattr(dagsters, "__self__", None), Interrupts)
+    for ours in (during, afterwards):  # until the step ends, whatever else it awaits
+        assert isinstance(getattr(ours, "__self__", None), Interrupts)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
