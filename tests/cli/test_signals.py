@@ -207,3 +207,29 @@ def test_printing_ends_with_the_patience(
         stalled.set()
 
     asyncio.run(main())
+
+
+def test_a_second_signal_cuts_off_who_is_slow() -> None:
+    from asyncpipes.cli.running import _Running
+    from asyncpipes.host.subscription import Subscription
+
+    slow = Subscription("printer")
+    _Running([slow]).kill()
+    assert slow.detached
+
+
+@pytest.mark.parametrize("command", ["validate", "replay"])
+def test_ctrl_c_where_nobody_reads_what_a_file_holds(here: Path, command: str) -> None:
+    (here / "file").write_bytes(b"garbage\n" * 100_000)
+    process = subprocess.Popen(
+        asyncpipes_command(command, "file"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=here, env=environment(),
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=PATIENCE)
+        assert process.stderr.read() == b"asyncpipes: interrupted\n"
+    assert process.returncode == 130
