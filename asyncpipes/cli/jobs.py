@@ -157,7 +157,13 @@ def run_file(path: str, at_once: int | None, request: Request, display: Display)
     except KeyboardInterrupt:
         shown.close([])
         leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
-    closing = _closing(jobs, time.monotonic() - started)
+    _tell_and_leave(jobs, time.monotonic() - started, shown, interrupts)
+
+
+def _tell_and_leave(
+    jobs: Sequence[Job], seconds: float, shown: JobsDisplay, interrupts: Interrupts
+) -> NoReturn:
+    closing = _closing(jobs, seconds)
     out, err = shown.close(closing)
     failed, words = _first_failure(jobs), []
     code = 0 if failed is None else failed.code

@@ -133,20 +133,27 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
             exit_codes.of_signal(signal.SIGINT),
             "asyncpipes: interrupted; the script has been ended",
         )
-    outcome, words = result.outcome, []
-    shown.tally.kinds[ExternalStreamEvent] += subscribing.dropped
-    if recorder is not None:
-        recorder.close(outcome)
-    out, err = shown.close(outcome)
-    code = exit_codes.of_outcome(outcome, strict=request.strict)
+    code = exit_codes.of_outcome(result.outcome, strict=request.strict)
+    words = []
     if interrupts.number is not None:
         code = exit_codes.of_signal(interrupts.number)
         words.append(f"asyncpipes: {interrupted(interrupts.number)}; the script has been ended")
+    shown.tally.kinds[ExternalStreamEvent] += subscribing.dropped
     if subscribing.dropped and display.kind != "live":
         words.append(
             f"asyncpipes: {count(subscribing.dropped, 'piece')} of the script's output came"
             " faster than could be written, and is left out"
         )
+    _tell_and_leave(result.outcome, code, words, shown, recorder)
+
+
+def _tell_and_leave(
+    outcome: Outcome, code: int, words: Sequence[str], shown: Shown, recorder: Recorder | None
+) -> NoReturn:
+    words = list(words)
+    if recorder is not None:
+        recorder.close(outcome)
+    out, err = shown.close(outcome)
     if recorder is not None and recorder.error is not None:
         code = code or exit_codes.OUTPUT
         words.append(f"asyncpipes: cannot write to {safe(recorder.path)}: {recorder.error}")
