@@ -26,6 +26,8 @@ from .view import bar, duration
 
 State = Literal["waiting", "running", "ok", "failed", "not started"]
 
+#: Of a job's bar: its counts stand beside it.
+_BAR_CELLS = 12
 #: Lines of the terminal that are not for running jobs.
 _OTHER_LINES = 3
 #: Lines that wait for a frame; of a script that is very unhappy more are left out.
@@ -224,7 +226,7 @@ class _JobFrames(Frames):
         line.append(f"{duration(now - job.started):>7}  ", "dim")
         bars = list(job.tally.bars.values())
         if bars:
-            line.append_text(bar(bars[-1])).append("  ")
+            line.append_text(bar(bars[-1], _BAR_CELLS)).append("  ")
         line.append(job.tally.results(), "dim")
         if others := job.tally.others():
             line.append(f", {others}", "dim")

@@ -46,10 +46,14 @@ class Display:
         kind: Kind = "json" if as_json else "live" if _is_live() else "lines"
         return cls(kind, cast("Level", log_level.upper()))
 
-    @property
-    def forward_stdio(self) -> ForwardStdio:
-        """What becomes of the script's own output: a terminal never gets it as it is."""
-        return True if self.kind == "lines" and not _is_terminal() else "events"
+    def forward_stdio(self, *, is_recorded: bool = False) -> ForwardStdio:
+        """What becomes of the script's own output.
+
+        A terminal never gets it as it is, and a recording has it as events.
+        """
+        if self.kind != "lines" or _is_terminal():
+            return "events"
+        return "both" if is_recorded else True
 
 
 def _is_live() -> bool:
@@ -94,7 +98,8 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
     except PipesError as error:
         leave(exit_codes.OUTPUT, f"asyncpipes: {error}")
     interrupts = Interrupts()
-    shown: Shown = _Printed(display)
+    forward_stdio = display.forward_stdio(is_recorded=recorder is not None)
+    shown: Shown = _Printed(display, has_output=forward_stdio == "events")
     if display.kind == "live":
         from .live import Live  # rich takes 0.1 s to import
 
@@ -110,9 +115,7 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
     if recorder is not None:
         subscribing.in_threads = [*subscribing.in_threads, recorder]
     try:
-        result = asyncio.run(
-            _run(request.script(command), subscribing, interrupts, display.forward_stdio)
-        )
+        result = asyncio.run(_run(request.script(command), subscribing, interrupts, forward_stdio))
     except InvalidParameterError:
         shown.close(None)
         raise
@@ -197,9 +200,16 @@ class Shown(Protocol):
 
 
 class _Printed:
-    """Plain lines, or JSON."""
+    """Plain lines, or JSON.
 
-    def __init__(self, display: Display) -> None:
+    Args:
+        display: which.
+        has_output: the script's own output is among the events that are printed; otherwise
+            it is passed on as it is, and an event for a recording at most.
+    """
+
+    def __init__(self, display: Display, *, has_output: bool) -> None:
+        self._has_output = has_output
         self.tally = Tally()
         self._is_json = display.kind == "json"
         self._printer: Printer = JsonPrinter() if self._is_json else LinePrinter()
@@ -213,7 +223,10 @@ class _Printed:
         return Subscribing([self.tally.add], [self._print])
 
     def _print(self, event: Event) -> None:
-        if not (isinstance(event, LogEvent) and event.level_number < self._min_level):
+        if isinstance(event, LogEvent) and event.level_number < self._min_level:
+            return
+        is_captured = isinstance(event, ExternalStreamEvent) and event.position is None
+        if self._has_output or not is_captured:
             self._printer(event)
 
     def close(self, outcome: Outcome | None) -> tuple[str, str]:

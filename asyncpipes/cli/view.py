@@ -177,15 +177,15 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def bar(progress: Progress) -> Text:
-    """A progress bar as one line."""
+def bar(progress: Progress, cells: int = _BAR_CELLS) -> Text:
+    """A progress bar as one line; the bar itself takes so many cells."""
     line = Text(f"  {one_line(progress.description, 30)} " if progress.description else "  ")
     total = progress.total
     if total is None:
         return line.append(f"{progress.completed:,g}", "bold")
     done = min(progress.completed, total)
-    console = Console(width=_BAR_CELLS, color_system="standard", force_terminal=True)
-    pulse = ProgressBar(total=total, completed=done, width=_BAR_CELLS)
+    console = Console(width=cells, color_system="standard", force_terminal=True)
+    pulse = ProgressBar(total=total, completed=done, width=cells)
     for segment in console.render(pulse):
         line.append(segment.text.rstrip("\n"), segment.style)
     return line.append(f" {progress.completed:,g}/{total:,g}  {int(100 * done / total)}%")

@@ -200,6 +200,18 @@ def test_a_recording_is_the_same_lines(here: Path) -> None:
     assert (here / "run.jsonl").read_text() == done.stdout
 
 
+def test_a_recording_has_the_scripts_own_output_too(here: Path) -> None:
+    """Which is passed on as it is besides, where plain lines are printed."""
+    code = "from asyncpipes import open_pipes\nwith open_pipes(): print('from stdout')"
+    command = [sys.executable, "-c", code]
+    done = asyncpipes("run", "--record", "run.jsonl", "--", *command, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("from stdout") == 1
+    assert "STDOUT" not in done.stdout
+    recorded = [json.loads(line) for line in (here / "run.jsonl").read_text().splitlines()]
+    assert "from stdout\n" in [row.get("text") for row in recorded]
+
+
 @pytest.mark.parametrize("kind", ["lines", "json"])
 def test_a_recording_that_takes_nothing(here: Path, kind: str) -> None:
     options = ["--record", "/dev/full", *(["--json"] if kind == "json" else [])]
