@@ -10,7 +10,7 @@ WORKERS ?= auto
 COVERAGE ?=
 
 python := $(VENV)/bin/python
-sources := asyncpipes tests examples benchmarks
+sources := asyncpipes tests examples benchmarks docs
 workers := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A stamp is named after what it stands for, so that neither a `git pull`, nor
@@ -25,7 +25,7 @@ dev      := $(VENV)/.dev-$(call digest,pyproject.toml)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo dagster-demo test lint soak bench clean
+.PHONY: help install demo dagster-demo test lint docs pictures soak bench clean
 
 help:
 	@echo "make demo    process the flights of 2013 as twelve assets, and show what arrived"
@@ -35,6 +35,9 @@ help:
 	@echo "             WORKERS=0: one after the other, as --pdb needs it"
 	@echo "             COVERAGE=1 insists on 95 % of asyncpipes, and of its branches"
 	@echo "make lint    ruff and mypy --strict"
+	@echo "make docs    the API reference, from the docstrings, into build/docs"
+	@echo "make pictures"
+	@echo "             record the README's pictures anew"
 	@echo "make bench   measure, beside dagster_pipes         (ARGS goes on to it)"
 	@echo "make soak    the long proofs, half an hour, and a table of their figures   (ARGS=--help)"
 	@echo "make clean   remove the virtual environment and all that was built"
@@ -65,6 +68,12 @@ lint: $(dev)
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy $(sources)
+
+docs: $(dev)
+	@$(python) docs/reference.py $(ARGS)
+
+pictures: $(dev)
+	@$(python) docs/record.py $(ARGS)
 
 soak: $(dev)
 	@$(python) -m tests.soak $(ARGS)

@@ -32,6 +32,7 @@ The clocks:
   stall    how much longer than 1 ms a 1 ms sleep takes while 1,000 reports are made
   import   the import statement, inside a fresh interpreter, with its bytecode there
   latency  the report, in the script, to the subscriber's call, in the host
+  view     launching the script to the view's last line on a pseudo-terminal
 
 Compare numbers of one run only: they depend on the machine and on what else it does.
 The stock host may read half a line; its reader dies of that, and the rest is lost. The

@@ -53,13 +53,14 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One benchmark; its ``stock`` subject is what the others are compared with."""
+    """One benchmark; its subject ``base`` is what those of ours are compared with."""
 
     name: str
     title: str
     size: Callable[[Sizes], int]
     metrics: tuple[Metric, ...]
     subjects: tuple[Subject, ...]
+    base: str = "stock"
 
 
 _RATE = "messages/s"
@@ -145,5 +146,16 @@ CASES = (
             Subject("ours", f"{_HERE}.latency:ours"),
             Subject("stock", f"{_HERE}.latency:stock"),
         ),
+    ),
+    Case(
+        "view",
+        "view: log lines of a script through the live view, beside a subscriber that counts",
+        lambda sizes: sizes.messages,
+        (Metric("per_second", "log lines/s", "at least 0.8 x"),),
+        (
+            Subject("ours, live view", f"{_HERE}.view:live"),
+            Subject("bare run()", f"{_HERE}.view:bare"),
+        ),
+        base="bare run()",
     ),
 )

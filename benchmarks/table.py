@@ -13,7 +13,7 @@ from .cases import Case
 from .runner import Report, Row
 
 _HEADINGS = ("", "median", "from", "to", "x stock", "target", "of floor", "target")
-_WIDTHS = (30, 10, 10, 10, 10, 15, 10, 15)
+_WIDTHS = (30, 10, 10, 10, 13, 15, 10, 15)
 
 
 def machine() -> dict[str, Any]:
@@ -48,7 +48,8 @@ def print_report(report: Report, cases: Sequence[Case], rounds: int) -> None:
         print(f"\n{case.title}")
         for metric in case.metrics:
             columns = len(_HEADINGS) if metric.floor_target else len(_HEADINGS) - 2
-            _print_line((f"  {metric.label}", *_HEADINGS[1:columns]))
+            headings = [f"x {case.base}" if each == "x stock" else each for each in _HEADINGS]
+            _print_line((f"  {metric.label}", *headings[1:columns]))
             for row in rows:
                 if (row.case, row.metric) == (case.name, metric.key):
                     _print_line(_cells(row))
@@ -88,4 +89,4 @@ def _number(value: float) -> str:
 
 def ratio(value: float) -> str:
     """A ratio of ours to stock as people say it: ``12.3 x``, or ``1/12.3``."""
-    return f"{value:.2f} x" if value >= 0.95 else f"1/{1 / value:.1f}"
+    return f"{value:.2f} x" if value > 0.5 else f"1/{1 / value:.1f}"

@@ -52,6 +52,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dagster_pipes": {"dagster", "external"},
     "click": {"cli"},
     "rich": {"cli"},
+    "tomli": {"cli"},  # tomllib, on Python 3.10
     "obstore": {"channels.object_store"},
     "nats": {"channels.nats"},
 }

@@ -1,18 +1,20 @@
 """The README is true: each of its blocks is run, in order, as a new user would.
 
-A virtual environment gets the package by the README's own install line; then, in an
-empty directory, blocks under a ``file:`` comment are written there, and every ``$``
-line of a console block is run and its output compared. ``...`` stands for anything.
+A wheel is built and installed by the README's own lines, in a fresh virtual environment;
+then, in an empty directory, blocks under a ``file:`` comment are written there, and every
+``$`` line of a console block is run and its output compared. ``...`` stands for anything.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
 )
+#: Blocks that are run by a test of their own, in a place of their own.
+INSTALL, QUICK_START = "run: install", "run: quick start"
 
 pytestmark = pytest.mark.host
 
@@ -34,13 +38,17 @@ class Block:
     line: int
 
 
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
 def blocks() -> list[Block]:
-    readme = (ROOT / "README.md").read_text()
+    text = readme()
     found = [
-        Block(m["kind"], m["text"], m["note"] or "", readme.count("\n", 0, m.start()) + 1)
-        for m in FENCE.finditer(readme)
+        Block(m["kind"], m["text"], m["note"] or "", text.count("\n", 0, m.start()) + 1)
+        for m in FENCE.finditer(text)
     ]
-    assert len(found) == len(re.findall(r"^```\w", readme, re.M)), "a fence that is not understood"
+    assert len(found) == len(re.findall(r"^```\w", text, re.M)), "a fence that is not understood"
     return found
 
 
@@ -68,18 +76,26 @@ def as_pattern(text: str) -> str:
     return ".*?".join(map(re.escape, text.split("...")))
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A fresh virtual environment with the package, and Dagster within its reach."""
-    home = tmp_path_factory.mktemp("readme-home")
-    source = home / "clone"
+def check(block: Block, command: str, expected: str, actual: str) -> None:
+    any_order = block.note in ("lines in any order", QUICK_START)
+    assert matches(expected, actual, any_order=any_order), (
+        f"README.md, line {block.line}: $ {command}\n{actual}\ninstead of\n{expected}"
+    )
+
+
+def copy_sources(target: Path, *paths: str) -> None:
+    """What a clone has of ``paths``, with what is not committed yet."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "asyncpipes"],
+        ["git", "ls-files", "-co", "--exclude-standard", *paths],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     for name in [*listed, "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"]:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name)
+
+
+def fresh_environment(home: Path) -> dict[str, str]:
+    """The variables of somebody with an empty virtual environment."""
     venv = home / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     variables = {
@@ -91,49 +107,88 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
     for name in ("PYTHONPATH", "DAGSTER_HOME"):
         variables.pop(name, None)
-    [install] = [block for block in blocks() if block.note == "run: install"]
-    for command, _ in commands(install):
-        subprocess.run(command, shell=True, cwd=source, env=variables, check=True)
-    shutil.rmtree(source)  # what was installed must not need it
-    # After the environment's own packages, so that asyncpipes is the installed one.
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
-    (packages / "tests.pth").write_text(sysconfig.get_path("purelib"))
-    dagster = venv / "bin" / "dagster"
-    # Guarded, since Dagster's executor spawns processes that import the main script.
-    dagster.write_text(
-        f"#!{venv}/bin/python\nfrom dagster._cli import main\n"
-        "if __name__ == '__main__':\n    main()\n"
-    )
-    dagster.chmod(0o755)
     return variables
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A fresh virtual environment with the wheel, and what else is installed within its reach."""
+    home = tmp_path_factory.mktemp("readme-home")
+    copy_sources(home / "asyncpipes", "asyncpipes")
+    variables = fresh_environment(home)
+    [install] = [block for block in blocks() if block.note == INSTALL]
+    for command, _ in commands(install):
+        subprocess.run(command, shell=True, cwd=home, env=variables, check=True)
+    shutil.rmtree(home / "asyncpipes")  # what was installed must not need it
+    bin_directory = home / "venv" / "bin"
+    python = bin_directory / "python"
+    # After the environment's own packages, so that asyncpipes is the installed one.
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(home / "venv")}))
+    (packages / "tests.pth").write_text(sysconfig.get_path("purelib"))
+    # Guarded, since Dagster's executor spawns processes that import the main script.
+    program(
+        bin_directory / "dagster",
+        f"#!{python}\nfrom dagster._cli import main\nif __name__ == '__main__':\n    main()\n",
+    )
+    stand_in = ROOT / "tests" / "readme_docker.py"
+    program(bin_directory / "docker", f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
+    return variables
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def test_every_block_of_the_readme_runs(environment: dict[str, str], tmp_path: Path) -> None:
-    check = "import asyncpipes; print(asyncpipes.__file__)"
-    where = run(f'python -c "{check}"', tmp_path, environment)
-    assert str(ROOT) not in where, "the installed package is tested, not the sources"
+    where = run('python -c "import asyncpipes; print(asyncpipes.__file__)"', tmp_path, environment)
+    assert where.startswith(environment["HOME"]), "the installed package is tested, not the sources"
+    [wheel] = Path(environment["HOME"], "dist").iterdir()
+    shutil.copy(wheel, tmp_path)  # as the container's files have it
     ran = 0
     for block in blocks():
-        if block.note == "run: install":
+        if block.note in (INSTALL, QUICK_START) or block.kind == "text":
             continue
         if block.kind == "console":
             for command, expected in commands(block):
-                actual = run(command, tmp_path, environment)
-                any_order = block.note == "lines in any order"
-                assert matches(expected, actual, any_order=any_order), (
-                    f"README.md, line {block.line}: $ {command}\n{actual}\ninstead of\n{expected}"
-                )
+                check(block, command, expected, run(command, tmp_path, environment))
                 ran += 1
         elif block.kind == "diff":
-            new = [line[1:] for line in block.text.splitlines() if line.startswith("+")]
-            (tmp_path / "moved.py").write_text("\n".join([*new, "    pipes.log.info('moved')", ""]))
-            run("python -W ignore moved.py", tmp_path, environment)
+            (tmp_path / "moved.py").write_text(moved(block.text))
+            run("python -W ignore moved.py && echo moved > done", tmp_path, environment)
+            assert (tmp_path / "done").exists(), f"README.md, line {block.line}: it fails"
+            (tmp_path / "done").unlink()
             ran += 1
         else:
             name = re.fullmatch(r"file: (\S+)", block.note)
             assert name, f"README.md, line {block.line}: a {block.kind} block without a file name"
             (tmp_path / name[1]).write_text(block.text)
-    assert ran >= 10
+    assert ran >= 25
+    check_container(Path(environment["HOME"], "images", "orders"))
+
+
+def moved(diff: str) -> str:
+    """What a diff leads to; a block that it opens at its end gets a body."""
+    lines = [line[1:] for line in diff.splitlines() if not line.startswith("-")]
+    if lines[-1].endswith(":"):
+        lines.append("    pipes.log.info('moved')")
+    return "\n".join([*lines, ""])
+
+
+def test_three_commands_lead_from_an_empty_directory_to_the_result(tmp_path: Path) -> None:
+    repository, home, empty = tmp_path / "repository", tmp_path / "home", tmp_path / "empty"
+    copy_sources(repository, "asyncpipes", "examples/orders")
+    commit = "-c user.name=a -c user.email=a@b.example commit -q -m all"
+    for arguments in ("init -q", "add -A", commit):
+        subprocess.run(["git", *arguments.split()], cwd=repository, check=True)
+    home.mkdir()
+    empty.mkdir()
+    variables = fresh_environment(home)
+    [block] = [block for block in blocks() if block.note == QUICK_START]
+    assert len(commands(block)) == 3
+    for command, expected in commands(block):
+        actual = run(command.replace("REPOSITORY", str(repository)), empty, variables)
+        check(block, command, expected, actual)
 
 
 def run(command: str, cwd: Path, environment: dict[str, str]) -> str:
@@ -144,7 +199,62 @@ def run(command: str, cwd: Path, environment: dict[str, str]) -> str:
     )  # fmt: skip
     shown = f"$ {command}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr, shown
+    assert "Error: " not in done.stderr, shown
     return done.stdout
+
+
+def check_container(image: Path) -> None:
+    """What the README's lines have put into the image."""
+    listed = subprocess.run(
+        [image / "bin" / "python", "-m", "pip", "list", "--format=freeze"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    names = {line.partition("==")[0] for line in listed.splitlines()}
+    assert names - {"pip", "setuptools"} == {"asyncpipes", "orjson"}
+
+
+def test_each_symptom_is_a_text_of_the_library() -> None:
+    section = readme().partition("## Troubleshooting")[2].partition("\n## ")[0]
+    symptoms = [
+        text
+        for row in re.findall(r"^\| (.+?) \| .* \|$", section, re.M)
+        for text in re.findall("`([^`]+)`", row)
+    ]
+    assert len(symptoms) >= 15
+    known = "\n".join(texts_of_the_library())
+    missing = [text for text in symptoms if text not in known and not is_a_name(text)]
+    assert not missing
+
+
+def texts_of_the_library() -> Iterator[str]:
+    """Its string constants, as they are put together in the source."""
+    for path in (ROOT / "asyncpipes").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(getattr(part, "value", "…")) for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def is_a_name(text: str) -> bool:
+    """What a symptom may name besides: a part of the API, or a command."""
+    import asyncpipes
+
+    head = text.split(".")[0].split(" ")[0]
+    return hasattr(asyncpipes, head) or head in ("session", "asyncpipes")
+
+
+def test_links_lead_somewhere() -> None:
+    text = FENCE.sub("", readme())
+    heads = {
+        re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-")
+        for head in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in heads, target
+        else:
+            assert (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize(

@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import math
-import os
 import signal
-import sys
-import threading
-import time
-from typing import Any, NoReturn
+from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from .. import __version__
-from ..errors import InvalidParameterError, LaunchError, PipesError
-from ..host.result import RunResult
-from ..host.session import open_pipes_session
-from .render import JsonPrinter, LinePrinter, Printer, summary
+from ..errors import InvalidParameterError
+from . import exit_codes
+from .leaving import leave
+from .parameters import LEVEL, POSITIVE, Extra, Range, Variable
+from .run import Display, Request, run_one
 
-#: Exit codes of our own; the script's is passed on otherwise. 124 is what timeout(1)
-#: uses, 126 and 127 what shells use, 74 and 76 are EX_IOERR and EX_PROTOCOL of
-#: sysexits.h.
-EXIT_OUTPUT = 74
-EXIT_PROTOCOL = 76
-EXIT_TIMEOUT = 124
-EXIT_NOT_EXECUTABLE = 126
-EXIT_NOT_FOUND = 127
-
-#: How long our own stdout and stderr may take for the last line, in seconds.
-_PATIENCE = 2.0
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """Ctrl-C where nobody else takes it: click would exit with 1, which says something else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
+
+
+@click.group(cls=_Group, context_settings=_SETTINGS)
 @click.version_option(__version__, message="asyncpipes %(version)s")
 def cli() -> None:
-    """Dagster Pipes for asyncio: run scripts and see what they report."""
+    """Dagster Pipes for asyncio: run scripts and see what they report.
 
-
-class _Extra(click.ParamType[tuple[str, Any]]):
-    """``KEY=VALUE``, where the value is JSON, or else text."""
-
-    name = "KEY=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        if isinstance(value, tuple):
-            return value
-        key, separator, text = str(value).partition("=")
-        if not separator or not key:
-            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
-        try:
-            return key, json.loads(text)
-        except ValueError:
-            return key, text
+    \b
+    Examples:
+      asyncpipes run --asset orders -- python external_code.py
+      asyncpipes run --file jobs.toml --jobs 4
+      asyncpipes replay run.jsonl
+      asyncpipes COMMAND --help
+    """
 
 
 @cli.command("run", context_settings={"allow_interspersed_args": False})
@@ -68,46 +52,122 @@ class _Extra(click.ParamType[tuple[str, Any]]):
 )
 @click.option("--partition", metavar="KEY", help="The partition it is to work on.")
 @click.option(
+    "--partition-range", type=Range(), help="The partitions it is to work on, both included."
+)
+@click.option(
     "--extra",
     "extras",
     multiple=True,
-    type=_Extra(),
-    help="A value for the script; JSON, or else text. Repeatable.",
+    type=Extra(),
+    help="A value for the script: JSON, or else text; K=@file.json takes it from a file."
+    " Repeatable.",
+)
+@click.option("--run-id", metavar="ID", help="The run's id; a random one by default.")
+@click.option("--job-name", metavar="NAME", help="The name of the job.")
+@click.option(
+    "--env", "env", multiple=True, type=Variable(), help="A variable for the script. Repeatable."
 )
 @click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="End the script (SIGINT, SIGTERM, SIGKILL) after this long.",
+    "--cwd", metavar="DIR", type=click.Path(exists=True, file_okay=False), help="Where it runs."
 )
 @click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object a line for each event, and nothing else, on stdout.",
+    "--timeout", type=POSITIVE, metavar="S", help="End it after this many seconds, as Ctrl-C does."
 )
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--grace",
+    type=POSITIVE,
+    metavar="S",
+    default=10.0,
+    show_default=True,
+    help="Seconds between SIGINT, SIGTERM and SIGKILL when it must be ended.",
+)
+@click.option(
+    "--log-level",
+    type=LEVEL,
+    default="DEBUG",
+    help="Show log lines from this level on; all are counted.",
+)
+@click.option("--no-strict", is_flag=True, help="Exit with 0 although something was lost (76).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line, and nothing else."
+)
+@click.option(
+    "--record", metavar="FILE", type=click.Path(dir_okay=False), help="Write the same into a file."
+)
+@click.option(
+    "--file",
+    "file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Run the scripts of a TOML or JSON file, several at once.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many of them at once; as many as there are CPUs by default.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
 def run_command(
+    ctx: click.Context,
+    *,
     assets: tuple[str, ...],
     partition: str | None,
+    partition_range: Any,
     extras: tuple[tuple[str, Any], ...],
+    run_id: str | None,
+    job_name: str | None,
+    env: tuple[tuple[str, str], ...],
+    cwd: str | None,
     timeout: float | None,
+    grace: float,
+    log_level: str,
+    no_strict: bool,
     as_json: bool,
+    record: str | None,
+    file: str | None,
+    jobs: int | None,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND as a Pipes script, and show what it reports while it runs.
 
-    Put -- before it. Its stdout and stderr are passed on; with --json they are events.
+    Put -- before it. On a terminal there is a live view, or, with NO_COLOR or TERM=dumb, plain
+    lines. Where the output goes elsewhere there are plain lines too, and the script's own stdout
+    and stderr are passed on as they are.
 
     \b
     Examples:
       asyncpipes run --asset orders -- python external_code.py
       asyncpipes run --asset sales/2024 --extra limit=10 --timeout 60 -- python job.py
       asyncpipes run --json -- python job.py > events.jsonl
+      asyncpipes run --record run.jsonl -- python job.py; asyncpipes replay run.jsonl
+      asyncpipes run --file jobs.toml --jobs 4
 
     \b
-    Exit code: that of COMMAND; 128 + N if signal N ended it; otherwise
-      74   it ended well, but stdout did not take what was to be printed
+    Ctrl-C ends the script in an orderly way (SIGINT, SIGTERM, SIGKILL); a second one at once.
+
+    \b
+    A custom message of this form is a progress bar; total and description may be left out:
+      {"progress": {"completed": 7, "total": 12, "description": "months"}}
+
+    \b
+    The file of --file, as TOML; command alone is needed:
+      [[job]]
+      name = "january"
+      command = ["python", "flights.py"]
+      assets = ["flights"]
+      partition = "2013-01"
+      extras = {limit = 10}
+      env = {TZ = "UTC"}
+      cwd = "jobs"
+      timeout = 60
+    What a job does not say is as the options say. As JSON: {"job": [{"command": ...}]}
+
+    \b
+    Exit code: that of COMMAND, of the first that failed with --file; 128 + N if signal N
+    ended it, or us; otherwise
+      74   it ended well, but stdout or --record did not take what was to be written
       76   it ended with 0, but messages were lost or malformed, it failed inside
            its context, never opened or closed one, or left processes running
       124  --timeout passed
@@ -115,103 +175,126 @@ def run_command(
       127  COMMAND was not found
       2    the options are wrong
     """
-    printer: Printer = JsonPrinter() if as_json else LinePrinter()
+    if partition is not None and partition_range is not None:
+        raise click.UsageError("give either --partition or --partition-range")
+    if bool(command) == (file is not None):
+        what = "not both" if command else "the script to run"
+        raise click.UsageError(f"Missing argument 'COMMAND...' or --file FILE: {what}")
+    if file is None and jobs is not None:
+        raise click.UsageError("--jobs is for --file")
+    context: dict[str, Any] = {
+        "asset_keys": list(assets) or None,
+        "partition_key": partition,
+        "partition_key_range": partition_range,
+        "run_id": run_id,
+        "job_name": job_name,
+        "extras": dict(extras),
+    }
+    request = Request(
+        context={name: value for name, value in context.items() if value is not None},
+        env=dict(env),
+        cwd=cwd,
+        timeout=timeout,
+        grace=grace,
+        strict=not no_strict,
+        record=record,
+    )
+    display = Display.chosen(log_level, as_json=as_json)
     try:
-        result = asyncio.run(
-            _run(
-                list(command),
-                printer,
-                timeout=timeout,
-                forward_stdio="events" if as_json else True,
-                asset_keys=list(assets) or None,
-                partition_key=partition,
-                extras=dict(extras),
-            )
-        )
+        if file is None:
+            run_one(list(command), request, display)
+        else:
+            from .jobs import run_file
+
+            run_file(file, jobs, request, display)
     except InvalidParameterError as error:
         raise click.UsageError(str(error)) from error
-    except LaunchError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        _leave(EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE, f"asyncpipes: {error}")
-    except PipesError as error:
-        _leave(EXIT_PROTOCOL, f"asyncpipes: {error}")
-    except KeyboardInterrupt:
-        _leave(128 + signal.SIGINT, "asyncpipes: interrupted; the script has been ended")
-    except TimeoutError:
-        _leave(EXIT_TIMEOUT, "asyncpipes: --timeout passed, and stdout has not taken all events")
-    except asyncio.CancelledError:  # SIGTERM: see _run()
-        _leave(128 + signal.SIGTERM, "asyncpipes: terminated; the script has been ended")
-    else:
-        code = exit_code(result)
-        if printer.error is not None:
-            text = f"asyncpipes: cannot write to stdout: {printer.error}"
-            _leave(code or EXIT_OUTPUT, f"{text}\n{summary(result)}")
-        _leave(code, summary(result), err=as_json)
 
 
-def _leave(code: int, text: str, *, err: bool = True) -> NoReturn:
-    """Say ``text`` and exit with ``code``, also where nobody reads what we write."""
+@cli.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--speed",
+    type=POSITIVE,
+    metavar="X",
+    help="So many times as fast as it was, where the lines say when; by default as fast as it"
+    " can be shown.",
+)
+@click.option("--log-level", type=LEVEL, default="DEBUG", help="Show log lines from this level on.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def replay_command(file: str, speed: float | None, log_level: str, as_json: bool) -> None:
+    """Show a recorded run, or a messages file, as it was shown.
 
-    def say() -> None:
-        try:
-            click.echo(text, err=err)
-            if sys.stdout is not None:
-                sys.stdout.flush()
-        except (OSError, ValueError):
-            pass  # our own output is closed: there is nobody to tell
+    FILE is what --record or --json of `asyncpipes run` wrote, or the messages file of any
+    Pipes script, of dagster_pipes too. A messages file does not tell how the process ended.
 
-    # A write that stalls never returns, and the interpreter would wait for its thread.
-    threading.Thread(target=say).start()
-    ends_at = time.monotonic() + _PATIENCE
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(max(ends_at - time.monotonic(), 0))
-            if thread.is_alive():
-                os._exit(code)
-    sys.exit(code)
+    \b
+    Examples:
+      asyncpipes replay run.jsonl
+      asyncpipes replay --speed 10 run.jsonl
+      asyncpipes replay --log-level ERROR /tmp/messages
 
+    Exit code: 0 if FILE could be read.
+    """
+    from .replay import replay
 
-async def _run(
-    command: list[str], printer: Printer, *, timeout: float | None, **options: Any
-) -> RunResult:
-    task = asyncio.current_task()
-    assert task is not None, "run by asyncio.run()"
-    if sys.platform != "win32":
-        # Ctrl-C is asyncio.run()'s; SIGTERM ends the script in the same way.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    loop, late = asyncio.get_running_loop(), False
-    watchdog: asyncio.TimerHandle | None = None
-    ends_at = math.inf if timeout is None else loop.time() + timeout
-
-    def too_late() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
-
-    try:
-        async with open_pipes_session(strict=False, **options) as session:
-            session.subscribe(printer, in_thread=True)
-            await session.launch(command)
-            if await session.wait_drained(timeout) and timeout is not None:
-                # The script has ended in time; to print what it said must not take longer.
-                watchdog = loop.call_at(ends_at, too_late)
-    except asyncio.CancelledError:
-        if late:
-            raise TimeoutError from None
-        raise
-    finally:
-        if watchdog is not None:
-            watchdog.cancel()
-    return session.result
+    replay(file, speed, Display.chosen(log_level, as_json=as_json))
 
 
-def exit_code(result: RunResult) -> int:
-    """The exit code of ``asyncpipes run`` for ``result``."""
-    outcome = result.outcome
-    if outcome.timed_out:
-        return EXIT_TIMEOUT
-    if outcome.signal is not None:
-        return 128 + outcome.signal
-    if outcome.exit_code:
-        return outcome.exit_code
-    return 0 if outcome.ok else EXIT_PROTOCOL
+@cli.command("validate")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+def validate_command(file: str) -> None:
+    """Name each bad line of FILE: its number, where it starts, and what is wrong.
+
+    FILE is a messages file of any Pipes script, or what --record or --json wrote.
+
+    \b
+    Examples:
+      asyncpipes validate /tmp/messages
+      asyncpipes validate run.jsonl && echo all is well
+
+    Exit code: 0 if there is no bad line, 1 if there is one, 2 if FILE cannot be read.
+    """
+    from .validate import validate
+
+    validate(file)
+
+
+@cli.command("context")
+@click.option(
+    "--show-extras", is_flag=True, help="Show the values of the extras, which may be secrets."
+)
+def context_command(show_extras: bool) -> None:
+    """Decode the bootstrap variables of this environment, for debugging.
+
+    Prints the context of the step and where messages go, as JSON.
+
+    \b
+    Examples:
+      asyncpipes run --no-strict --asset orders -- asyncpipes context
+      asyncpipes context --show-extras
+
+    Exit code: 0; 1 if there are no bootstrap variables, or they cannot be read.
+    """
+    from .context import show
+
+    show(show_extras=show_extras)
+
+
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print what makes SHELL complete commands and options.
+
+    \b
+    Examples:
+      asyncpipes completion bash >> ~/.bashrc
+      asyncpipes completion zsh >> ~/.zshrc
+      asyncpipes completion fish > ~/.config/fish/completions/asyncpipes.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, "click has those three"
+    click.echo(kind(cli, {}, "asyncpipes", "_ASYNCPIPES_COMPLETE").source())
+
+
+__all__ = ["cli"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
 def main() -> None:
     """Run the command and exit with its code."""
     try:
-        import click  # noqa: F401  # only to see whether it is there
+        import click  # noqa: F401  # only to see whether they are there
+        import rich  # noqa: F401
     except ImportError:
         print(
             "asyncpipes: the command needs the packages of its extra:\n"
@@ -18,4 +20,8 @@ def main() -> None:
         sys.exit(2)
     from .commands import cli
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the terminal's encoding cannot show must not be an error.
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="asyncpipes")

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ..errors import PipesError
-from ..host.result import RunResult
-from ..host.subscribers import describe_health, event_to_json
+from ..host.event_json import event_to_json, outcome_to_json
+from ..host.subscribers import describe_health
 from ..protocol.codec import dumps
 from ..protocol.events import (
     AssetCheckEvent,
@@ -26,9 +25,14 @@ from ..protocol.events import (
     OpenedEvent,
 )
 from ..protocol.metadata import MetadataValue
+from ..protocol.outcome import Outcome
+from .tally import Tally, count
+from .text import json_text, one_line, safe
 
+_NO_TIME = "--:--:--"
 #: A value is shown this long on a line, in characters; ``--json`` shows all of it.
 _SHOWN = 100
+_REASON = 400
 
 
 class Printer(ABC):
@@ -42,6 +46,10 @@ class Printer(ABC):
     error: str | None = None
 
     def __call__(self, event: Event) -> None:
+        self.write(self.text(event))
+
+    def write(self, text: str) -> None:
+        """Write whole lines."""
         if self.error is not None:
             return
         if sys.stdout is None:
@@ -50,7 +58,7 @@ class Printer(ABC):
         try:
             # In one call: print() makes two where stdout is unbuffered, and the script's
             # own output, which comes from another thread, could get in between.
-            sys.stdout.write(self.text(event))
+            sys.stdout.write(text)
             sys.stdout.flush()
         except OSError as error:
             self.error = error.strerror or str(error)
@@ -61,19 +69,48 @@ class Printer(ABC):
     def text(self, event: Event) -> str:
         """The event as whole lines."""
 
+    def line(self, text: str) -> None:
+        """Print a line that is no event, where there are such."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Print the outcome, where it is one of the lines."""
+
 
 class LinePrinter(Printer):
-    """Lines for a person."""
+    """Lines for a person.
+
+    Args:
+        label: stands in each line, before what it says.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self._label = label
 
     def text(self, event: Event) -> str:
-        return "".join(f"{_clock(event)} {line}\n" for line in event_lines(event))
+        return "".join(f"{clock(event)} {self._label}{line}\n" for line in event_lines(event))
+
+    def line(self, text: str) -> None:
+        self.write(f"{datetime.now():%H:%M:%S} {self._label}{text}\n")  # noqa: DTZ005  # a person's own clock
 
 
 class JsonPrinter(Printer):
-    """A JSON object a line."""
+    """A JSON object a line; the outcome is the last.
+
+    Args:
+        more: keys to add to each object.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        self._more = f"{dumps(more, where='line').decode()[:-1]}," if more else "{"
 
     def text(self, event: Event) -> str:
-        return f"{event_to_json(event).decode()}\n"
+        return self._line(event_to_json(event))
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.write(self._line(outcome_to_json(outcome)))
+
+    def _line(self, row: bytes) -> str:
+        return f"{self._more}{row.decode()[1:]}\n"
 
 
 def event_lines(event: Event) -> list[str]:
@@ -83,24 +120,24 @@ def event_lines(event: Event) -> list[str]:
             text = event.message
             if traceback := event.fields.get("traceback"):
                 text = f"{text}\n{traceback}"
-            first, *rest = _safe(text).splitlines() or [""]
+            first, *rest = safe(text).splitlines() or [""]
             return [f"{event.level:<8} {first}", *(f"         {line}" for line in rest)]
         case MaterializationEvent():
-            head = f"MATERIAL {_safe(event.asset_key)}"
+            head = f"MATERIAL {_name(event.asset_key)}"
             if event.data_version is not None:
-                head += f"  data version {_safe(event.data_version)}"
+                head += f"  data version {_name(event.data_version)}"
             return [head, *_metadata_lines(event.metadata)]
         case AssetCheckEvent():
             verdict = "passed" if event.passed else f"FAILED ({event.severity})"
-            head = f"CHECK    {_safe(event.asset_key)}  {_safe(event.check_name)}: {verdict}"
+            head = f"CHECK    {_name(event.asset_key)}  {_name(event.check_name)}: {verdict}"
             return [head, *_metadata_lines(event.metadata)]
         case CustomMessageEvent():
             return [f"MESSAGE  {_short(event.payload)}"]
         case ExternalStreamEvent():
-            return [f"{event.stream.upper():<8} {line}" for line in _safe(event.text).splitlines()]
+            return [f"{event.stream.upper():<8} {line}" for line in safe(event.text).splitlines()]
         case MalformedEvent():
             raw = event.raw.decode("utf-8", "backslashreplace")
-            return [f"MALFORMED {event.reason}: {_safe(raw)[:_SHOWN]}"]
+            return [f"MALFORMED {one_line(event.reason, _REASON)}: {one_line(raw, _SHOWN)}"]
         case GapEvent():
             return [f"GAP      messages {event.first} to {event.last} never arrived"]
         case HealthEvent():
@@ -110,70 +147,54 @@ def event_lines(event: Event) -> list[str]:
         case ClosedEvent(exception=None):
             return ["CLOSED"]
         case ClosedEvent():
-            lines = _safe(str(event.exception)).splitlines()
+            lines = safe(str(event.exception)).splitlines()
             return ["CLOSED   with an exception:", *(f"         {line}" for line in lines)]
     raise AssertionError(f"no such event: {event!r}")
 
 
-def summary(result: RunResult) -> str:
-    """The last line: how it ended, and why."""
-    outcome = result.outcome
-    failed = sum(not check.passed for check in result.checks)
-    counts = [
-        _count(len(result.materializations), "materialization"),
-        _count(len(result.checks), "check") + (f" ({failed} failed)" if failed else ""),
-        _count(len(result.custom_messages), "custom message"),
-    ]
+def summary(outcome: Outcome, tally: Tally) -> str:
+    """The last lines: how it ended, and why."""
     verdict = "ok" if outcome.ok else "NOT OK"
-    text = f"asyncpipes: {verdict} after {outcome.duration:.1f} s: {', '.join(counts)}"
-    return "\n".join([text, *(f"  - {reason}" for reason in map(_safe, outcome.reasons))])
+    text = f"asyncpipes: {verdict} after {outcome.duration:.1f} s: {tally.results()}"
+    return "\n".join([text, *(f"  - {reason}" for reason in map(safe, outcome.reasons))])
 
 
 def _metadata_lines(metadata: Mapping[str, MetadataValue]) -> list[str]:
-    width = max(map(len, metadata), default=0)
+    labels = list(map(_name, metadata))
+    width = min(max(map(len, labels), default=0), 30)
     return [
-        f"         {_safe(label).replace(chr(10), ' '):<{width}} = {_metadata_text(value)}"
-        for label, value in metadata.items()
+        f"         {label:<{width}} = {_metadata_text(value)}"
+        for label, value in zip(labels, metadata.values(), strict=True)
     ]
 
 
 def _metadata_text(value: MetadataValue) -> str:
     raw = value.raw_value
     if value.type == "table" and isinstance(raw, dict):
-        columns = ", ".join(str(column.get("name")) for column in raw.get("schema", ()))
-        return _safe(f"table of {_count(len(raw.get('records', ())), 'row')}: {columns}")
-    text = raw if isinstance(raw, str) else _json_text(raw)
-    first, *rest = _safe(text).splitlines() or [""]
-    more = f" … ({_count(len(rest), 'more line')})" if rest else ""
+        records, schema = raw.get("records"), raw.get("schema")
+        if isinstance(records, list) and isinstance(schema, list):
+            names = (column.get("name") for column in schema if isinstance(column, dict))
+            columns = ", ".join(map(str, names))
+            return one_line(f"table of {count(len(records), 'row')}: {columns}", _REASON)
+    text = raw if isinstance(raw, str) else json_text(raw)
+    first, *rest = safe(text).splitlines() or [""]
+    more = f" … ({count(len(rest), 'more line')})" if rest else ""
     return (first if len(first) <= _SHOWN else f"{first[: _SHOWN - 1]}…") + more
 
 
 def _short(value: Any) -> str:
-    text = _safe(_json_text(value))
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return one_line(json_text(value), _SHOWN)
 
 
-def _json_text(value: Any) -> str:
-    try:
-        return dumps(value, where="value").decode()
-    except PipesError:  # NaN from a stock script
-        return repr(value)
+def _name(text: str) -> str:
+    return one_line(text, _REASON)
 
 
-def _safe(text: str) -> str:
-    """Without what a terminal would obey: escape sequences, carriage returns, bells."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text
-    )
-
-
-def _clock(event: Event) -> str:
+def clock(event: Event) -> str:
     when = event.sent_at or event.received_at
-    moment = datetime.now() if when is None else datetime.fromtimestamp(when)  # noqa: DTZ005, DTZ006  # a person's own clock
-    return moment.strftime("%H:%M:%S")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    if when is None:
+        return _NO_TIME  # a messages file of a stock script, replayed
+    try:
+        return datetime.fromtimestamp(when).strftime("%H:%M:%S")  # noqa: DTZ006  # a person's own clock
+    except (OverflowError, ValueError, OSError):
+        return _NO_TIME  # no clock shows that, and a script may send it

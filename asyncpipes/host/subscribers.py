@@ -7,43 +7,20 @@ The ready ones, to a logger, to a list, to JSON lines, return a callback for
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from ..protocol.codec import dumps
 from ..protocol.events import (
-    AssetCheckEvent,
-    ClosedEvent,
-    CustomMessageEvent,
     Event,
-    ExternalStreamEvent,
     GapEvent,
     HealthEvent,
     Level,
     LogEvent,
     MalformedEvent,
-    MaterializationEvent,
-    OpenedEvent,
 )
-from ..protocol.exceptions import PipesException
-from ..protocol.metadata import MetadataValue
+from .event_json import event_to_json
 from .subscription import DEFAULT_MAX_EVENTS, Callback, Overflow
-
-#: The ``event`` key of a JSON line.
-EVENT_NAMES: dict[type[Event], str] = {
-    OpenedEvent: "opened",
-    ClosedEvent: "closed",
-    LogEvent: "log",
-    MaterializationEvent: "materialization",
-    AssetCheckEvent: "asset_check",
-    CustomMessageEvent: "custom_message",
-    ExternalStreamEvent: "external_stream",
-    MalformedEvent: "malformed",
-    GapEvent: "gap",
-    HealthEvent: "health",
-}
 
 
 @dataclass(frozen=True, init=False)
@@ -153,32 +130,3 @@ def to_json_lines(file: BinaryWriter) -> Callable[[Event], None]:
         file.write(event_to_json(event) + b"\n")
 
     return write_event
-
-
-def event_to_json(event: Event) -> bytes:
-    """An event as one line of JSON, without a newline: its name, then its fields.
-
-    Fields that are None are left out. ``raw`` of a malformed event is text, with
-    ``\\xNN`` for what is not UTF-8. Stock scripts may send numbers that JSON does not
-    have; they are the texts ``"nan"``, ``"inf"`` and ``"-inf"`` here.
-    """
-    row: dict[str, Any] = {"event": EVENT_NAMES[type(event)]}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if value is not None:
-            row[field.name] = _plain(value)
-    return dumps(row, where="event")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, (PipesException, MetadataValue)):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

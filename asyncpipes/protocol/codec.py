@@ -415,7 +415,9 @@ def loads_exact(line: bytes | bytearray | memoryview) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as exc:
-        raise ValueError(f"not JSON: {exc.msg} at column {exc.pos + 1}") from None
+        # Some of its messages end so themselves.
+        what = exc.msg.removesuffix(" at")
+        raise ValueError(f"not JSON: {what} at column {exc.pos + 1}") from None
     except RecursionError:
         raise ValueError("nested too deeply to be decoded") from None
     except ValueError:

@@ -68,22 +68,26 @@ INFER = "__infer__"
 class MetadataValue:
     """One metadata value.
 
+    ======================================= ====================================================
+    type                                    raw value
+    ======================================= ====================================================
+    text url notebook md dagster_run asset  str
+    path                                    str, or os.PathLike when reported
+    json                                    object, array, str or None
+    float int bool null                     itself
+    timestamp                               seconds since the epoch, or an aware datetime
+    table                                   {"records": [{column: scalar}], "schema": [C]}
+    table_schema                            {"columns": [C]}
+    table_column_lineage                    {"deps_by_column": {column: [D]}}
+    ======================================= ====================================================
+
+    with C ``{"name", "type"}`` and, where wanted, ``description``, ``tags`` (str
+    by str) and ``constraints`` (``nullable``, ``unique``, ``other``), and with D
+    ``{"asset_key", "column_name"}``.
+
     Attributes:
         type: one of the seventeen :data:`METADATA_TYPES`.
-        raw_value: what fits that type, a plain JSON value once it was received::
-
-            text url notebook md dagster_run asset   str
-            path                                     str, or os.PathLike when reported
-            json                                     object, array, str or None
-            float int bool null                      itself
-            timestamp                                seconds since the epoch, or an aware datetime
-            table                                    {"records": [{column: scalar}], "schema": [C]}
-            table_schema                             {"columns": [C]}
-            table_column_lineage                     {"deps_by_column": {column: [D]}}
-
-        with C ``{"name", "type"}`` and, where wanted, ``description``, ``tags`` (str
-        by str) and ``constraints`` (``nullable``, ``unique``, ``other``), and with D
-        ``{"asset_key", "column_name"}``.
+        raw_value: what fits that type, a plain JSON value once it was received.
     """
 
     type: str

@@ -160,7 +160,7 @@ async def process(
         counts.append(await asyncio.to_thread(count_by_carrier, day))
         # Awaited: where the channel is slow, the work waits for it, not the memory.
         await pipes.report_custom_message(
-            {"progress": {"asset": name, "done": done, "total": len(days)}}
+            {"progress": {"completed": done, "total": len(days), "description": name}}
         )
 
     carriers = rank_carriers(counts, names)

@@ -68,8 +68,9 @@ class Database:
             case AssetCheckEvent(asset_key=key, check_name=name):
                 self.insert("checks", event.received_at, key, name, event.passed, event.severity)
                 self.insert_metadata(event, name)
-            case CustomMessageEvent(payload={"progress": {"asset": key, **rest}}):
-                self.insert("progress", event.received_at, key, rest["done"], rest["total"])
+            case CustomMessageEvent(payload={"progress": {"description": key, **rest}}):
+                done, total = rest["completed"], rest["total"]
+                self.insert("progress", event.received_at, key, done, total)
 
     def insert(self, table: str, *values: object) -> None:
         marks = ", ".join("?" * (len(values) + 1))
@@ -98,7 +99,7 @@ class Progress:
 
     def show(self, event: CustomMessageEvent) -> None:
         match event.payload:
-            case {"progress": {"asset": str(key), "done": int(done), "total": int(total)}}:
+            case {"progress": {"description": str(key), "completed": done, "total": total}}:
                 self.shares[key] = done / total
             case _:
                 return

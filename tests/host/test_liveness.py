@@ -27,7 +27,7 @@ from asyncpipes import (
     open_pipes_session,
     run,
 )
-from asyncpipes.host.subscribers import event_to_json
+from asyncpipes.host.event_json import event_to_json
 from tests.support_host import Gate, raw_child, script, until
 
 #: A child that numbers its messages and sends heartbeats by hand, after RAW. It is its own

@@ -28,7 +28,7 @@ from asyncpipes import (
     to_list,
     to_logger,
 )
-from asyncpipes.host.subscribers import EVENT_NAMES, event_to_json
+from asyncpipes.host.event_json import EVENT_NAMES, event_to_json
 from asyncpipes.protocol import events
 from tests.support_host import raw_child, script
 

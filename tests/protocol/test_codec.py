@@ -371,6 +371,7 @@ def test_loads_nan() -> None:
     ("line", "pattern"),
     [
         (b"", "not JSON: Expecting value at column 1"),
+        (b'{"a": "', "not JSON: Unterminated string starting at column 7"),
         (b'{"a": }', "not JSON: Expecting value at column 7"),
         (b'{"a": 1} x', "not JSON: Extra data at column 10"),
         (b'"\xff"', "invalid UTF-8: byte 0xff at offset 1"),

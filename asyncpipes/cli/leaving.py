@@ -1,0 +1,60 @@
+"""The end of the command: the last words, and the exit code, whatever our output does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+#: How long our own stdout, stderr and files may take for the last of it, in seconds.
+PATIENCE = 2.0
+
+
+def in_time(call: Callable[[], object]) -> bool:
+    """Whether a call that may stall has returned within :data:`PATIENCE`.
+
+    A write that stalls never returns, so it is left to itself.
+    """
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+def leave(code: int, err: str = "", out: str = "") -> NoReturn:
+    """Say ``out`` on stdout, ``err`` on stderr, and exit, also where nobody reads that."""
+    try:
+        said = [in_time(lambda: _say(out, err=False)), in_time(lambda: _say(err, err=True))]
+        if not all(said):
+            os._exit(code)  # the interpreter would wait for the lock of the stream
+        ends_at = time.monotonic() + PATIENCE
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join(max(ends_at - time.monotonic(), 0))
+                if thread.is_alive():
+                    os._exit(code)
+    except KeyboardInterrupt:  # somebody is in a hurry
+        os._exit(code)
+    sys.exit(code)
+
+
+def leave_at_once(code: int, err: str) -> NoReturn:
+    """The same without waiting for anything but these words."""
+    in_time(lambda: _say(err, err=True))
+    os._exit(code)
+
+
+def _say(text: str, *, err: bool) -> None:
+    try:
+        if text:
+            click.echo(text, err=err)
+        stream = sys.stderr if err else sys.stdout
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        pass  # our own output is closed: there is nobody to tell

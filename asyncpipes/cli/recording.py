@@ -1,0 +1,208 @@
+"""A run as a file: recorded, and read again, whoever wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, BinaryIO
+
+from ..errors import MalformedMessageError, PipesError
+from ..host.event_json import NAME_KEY, event_to_json, from_json, outcome_to_json
+from ..protocol.codec import loads
+from ..protocol.events import Event, GapEvent, MalformedEvent
+from ..protocol.framing import LineFramer, OversizedLine
+from ..protocol.outcome import Outcome, judge
+from ..protocol.reading import SessionReader
+from .leaving import in_time
+
+#: How a recording begins; its first bytes tell. What ``--json`` prints of several jobs has
+#: the job's name in front.
+_RECORDED = re.compile(
+    rb'\s*\{\s*("job"\s*:\s*"([^"\\]|\\.)*"\s*,\s*)?"%s"\s*:' % NAME_KEY.encode()
+)
+_PEEK = 1 << 12
+#: Bytes that are read at once.
+_PIECE = 1 << 20
+#: Bytes of a bad line that are kept.
+_SHOWN = 200
+
+
+class Recorder:
+    """Writes each event as a line of JSON, and the outcome as the last one; a subscriber.
+
+    Args:
+        path: the file; what was in it is replaced.
+
+    Attributes:
+        path: the file.
+        error: why the file takes nothing more, if so. The run goes on without it.
+
+    Raises:
+        PipesError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.error: str | None = None
+        try:
+            self._file: BinaryIO = open(path, "wb")  # noqa: SIM115  # closed by close()
+        except OSError as error:
+            raise PipesError(f"cannot write {path}: {error.strerror}") from error
+
+    def __call__(self, event: Event) -> None:
+        self._write(event_to_json(event))
+
+    def close(self, outcome: Outcome) -> None:
+        """Write the outcome, and all to the disk."""
+        if not in_time(lambda: self._close(outcome)):
+            self.error = self.error or "it has stalled"
+
+    def _close(self, outcome: Outcome) -> None:
+        self._write(outcome_to_json(outcome))
+        try:
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error.strerror or str(error)
+
+    def _write(self, line: bytes) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._file.write(line + b"\n")
+        except OSError as error:
+            self.error = error.strerror or str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a file, and what it says.
+
+    Attributes:
+        number: from 1.
+        position: where it starts, in bytes from the start of the file.
+        what: an event, or the outcome of a recording.
+        fault: what is wrong with it, in words: it is no message, others should have come
+            before it, or it came out of turn.
+    """
+
+    number: int
+    position: int
+    what: Event | Outcome
+    fault: str | None = None
+
+
+class StreamFile:
+    """A recorded run, or a messages file, of ours or of ``dagster_pipes``.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        is_recording: it was made by ``asyncpipes run --record`` or ``--json``.
+        outcome: what it says of the outcome, once it is read: that of a recording (of
+            several, the first that is not ok), or, of a messages file, what it shows by
+            itself; without a process, that is.
+
+    Raises:
+        PipesError: it cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with self._reading() as file:
+            self.is_recording = _RECORDED.match(file.read(_PEEK)) is not None
+        self.outcome: Outcome | None = None
+
+    def lines(self) -> Iterator[Line]:
+        """What its lines say, one after the other; blank ones of a recording say nothing.
+
+        Raises:
+            PipesError: it cannot be read any further.
+        """
+        return self._recorded() if self.is_recording else self._messages()
+
+    @contextmanager
+    def _reading(self) -> Iterator[BinaryIO]:
+        try:
+            with open(self.path, "rb") as file:
+                yield file
+        except OSError as error:
+            raise PipesError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def _pieces(self) -> Iterator[bytes]:
+        """Lines; of a long one, pieces: who knows whether it ends."""
+        with self._reading() as file:
+            while piece := file.readline(_PIECE):
+                yield piece
+
+    def _recorded(self) -> Iterator[Line]:
+        framer = LineFramer()
+        number = position = 0
+        for piece in chain(self._pieces(), [None]):
+            if piece is None:
+                rest = framer.finish()
+                lines = [] if rest is None else [rest]
+            else:
+                lines = framer.feed(piece)
+            for line in lines:
+                number += 1
+                if isinstance(line, OversizedLine) or line.strip():
+                    what, fault = _decoded(line, position, is_cut_off=piece is None)
+                    if isinstance(what, Outcome) and (self.outcome is None or self.outcome.ok):
+                        self.outcome = what
+                    yield Line(number, position, what, fault)
+                position += len(line) + 1
+
+    def _messages(self) -> Iterator[Line]:
+        reader = SessionReader()
+        number, violations, is_whole = 0, 0, True
+        times: list[float] = []
+        for piece in chain(self._pieces(), [None]):
+            if piece is None:
+                events, _ = reader.receive_end(0.0)
+            else:
+                number += is_whole
+                is_whole = piece.endswith(b"\n")
+                events, _ = reader.receive_data(piece, 0.0)
+            for event in events:
+                fault = _fault(event)
+                if reader.state.violation_count > violations:
+                    violations = reader.state.violation_count
+                    told = reader.state.violations
+                    fault = fault or (told[-1] if len(told) == violations else "out of turn")
+                # Nobody knows when it was received.
+                event = replace(event, received_at=None)
+                if event.sent_at is not None:
+                    times[1:] = [event.sent_at]
+                yield Line(number, event.position or 0, event, fault)
+        seconds = times[-1] - times[0] if times else 0.0
+        self.outcome = judge(reader.state, duration=max(seconds, 0.0))
+
+
+def _decoded(
+    line: bytes | OversizedLine, position: int, *, is_cut_off: bool
+) -> tuple[Event | Outcome, str | None]:
+    try:
+        if isinstance(line, OversizedLine):
+            raise MalformedMessageError(f"it is {len(line)} bytes long, over the limit")
+        row: Any = loads(line)
+        if not isinstance(row, dict):
+            raise MalformedMessageError("it is no object")
+        return from_json(row), None
+    except (ValueError, MalformedMessageError) as error:
+        reason = f"the last line is cut off: {error}" if is_cut_off else str(error)
+        raw = line.prefix if isinstance(line, OversizedLine) else line
+        return MalformedEvent(raw[:_SHOWN], reason, position=position), reason
+
+
+def _fault(event: Event) -> str | None:
+    match event:
+        case MalformedEvent():
+            return event.reason
+        case GapEvent():
+            return f"messages {event.first} to {event.last} are missing before it"
+    return None

@@ -1,0 +1,208 @@
+"""One script from its launch to its outcome, as the command runs it: signals, time, output."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+
+from ..errors import ClosedError, PipesError
+from ..host.pipes_session import PipesSession
+from ..host.process import Command, PipesProcess
+from ..host.result import RunResult
+from ..host.session import open_pipes_session
+from ..host.subscription import Callback, Subscription
+from .leaving import PATIENCE
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is to be run, and how.
+
+    Attributes:
+        command: program and arguments; a single text is run by the shell.
+        context: the fields of the context.
+        env: variables on top of this process's environment.
+        cwd: its working directory.
+        timeout: seconds after which it is ended.
+        grace: seconds between SIGINT, SIGTERM and SIGKILL.
+    """
+
+    command: Command
+    context: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    grace: float = 10.0
+
+
+class Interrupts:
+    """SIGINT, SIGTERM and SIGHUP: once, all scripts end in an orderly way; twice, at once.
+
+    Attributes:
+        number: the first signal that came, or None.
+        at_last: called where that at once takes longer than :data:`PATIENCE`; it is to end
+            this process.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.at_last: Callable[[], object] = lambda: None
+        self._is_final = False
+        self._running: dict[PipesSession, _Running] = {}
+        self._printing: set[CancelScope] = set()
+
+    def install(self) -> None:
+        """Handle the signals, as long as the running loop does.
+
+        Those that are ignored stay so: ``nohup`` and a shell's ``&`` ask for that.
+        """
+        if sys.platform == "win32":
+            return  # Ctrl-C is asyncio.run()'s there
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, self._take, number)
+
+    def watch(self, session: PipesSession, slow: Sequence[Subscription]) -> None:
+        """End this one too; ``slow`` are its subscribers that may stall."""
+        self._running[session] = _Running(slow)
+        if self.number is not None:
+            session.stop(self._reason)
+
+    def launched(self, session: PipesSession, process: PipesProcess) -> None:
+        """It has a process now."""
+        self._running[session].process = process
+        if self._is_final:
+            self._running[session].kill()
+
+    def leave(self, session: PipesSession) -> None:
+        """It has ended."""
+        self._running.pop(session, None)
+
+    async def printing(self, call: Callable[[], object], limiter: CapacityLimiter) -> None:
+        """Call what prints in a thread; once interrupted it has no more than its patience."""
+        with CancelScope() as scope:
+            self._printing.add(scope)
+            if self.number is not None:
+                scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+            try:
+                await to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+            finally:
+                self._printing.discard(scope)
+
+    @property
+    def _reason(self) -> str:
+        assert self.number is not None, "asked when one has come"
+        return f"interrupted by {signal.Signals(self.number).name}"
+
+    def _take(self, number: int) -> None:
+        if self.number is None:
+            self.number = number
+            for session in list(self._running):
+                session.stop(self._reason)
+        elif not self._is_final:
+            self._is_final = True
+            for running in self._running.values():
+                running.kill()
+            # What was written is read to its end, and there may be gigabytes of it.
+            asyncio.get_running_loop().call_later(PATIENCE, self.at_last)
+        for scope in self._printing:
+            scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+
+
+@dataclass
+class _Running:
+    slow: Sequence[Subscription]
+    process: PipesProcess | None = None
+
+    def kill(self) -> None:
+        """At once: nobody is waited for."""
+        for subscription in self.slow:
+            subscription.cut_off()
+        if self.process is not None:
+            with suppress(PipesError):
+                self.process.kill()
+
+
+@dataclass
+class Subscribing:
+    """Who gets the events of a script.
+
+    Attributes:
+        on_loop: does not block.
+        in_threads: may block, each in a thread.
+        opened: is told of the session before there are events.
+        dropped: pieces of the script's output that one of them was too slow for.
+    """
+
+    on_loop: Sequence[Callback] = ()
+    in_threads: Sequence[Callback] = ()
+    opened: Callable[[PipesSession], None] = lambda session: None
+    dropped: int = 0
+
+
+async def run_script(
+    script: Script, subscribing: Subscribing, interrupts: Interrupts, **options: Any
+) -> RunResult:
+    """Run it to its end.
+
+    Args:
+        script: what to run.
+        subscribing: who gets the events.
+        interrupts: who ends it early.
+        options: those of ``open_pipes_session``.
+
+    Raises:
+        PipesError: as ``open_pipes_session`` and ``launch``.
+        TimeoutError: it ended in time, and a subscriber has not taken all by ``timeout``.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "run by asyncio.run()"
+    loop, late = asyncio.get_running_loop(), False
+    watchdog: asyncio.TimerHandle | None = None
+    timeout = script.timeout
+    ends_at = math.inf if timeout is None else loop.time() + timeout
+
+    def too_late() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    subscriptions: list[Subscription] = []
+    session = open_pipes_session(
+        strict=False, collect="none", grace=script.grace, **options, **script.context
+    )
+    try:
+        async with session:
+            subscriptions = [session.subscribe(callback) for callback in subscribing.on_loop]
+            slow = [session.subscribe(call, in_thread=True) for call in subscribing.in_threads]
+            subscriptions += slow
+            subscribing.opened(session)
+            interrupts.watch(session, slow)
+            try:
+                process = await session.launch(script.command, env=script.env, cwd=script.cwd)
+            except ClosedError:
+                if interrupts.number is None:
+                    raise
+            else:
+                interrupts.launched(session, process)
+            if await session.wait_drained(timeout) and timeout is not None:
+                # The script has ended in time; to print what it said must not take longer.
+                watchdog = loop.call_at(ends_at, too_late)
+    except asyncio.CancelledError:
+        if late:
+            raise TimeoutError from None
+        raise
+    finally:
+        interrupts.leave(session)
+        subscribing.dropped = max((each.dropped for each in subscriptions), default=0)
+        if watchdog is not None:
+            watchdog.cancel()
+    return session.result

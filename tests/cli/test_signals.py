@@ -1,0 +1,235 @@
+"""Signals, and outputs that stall: the command ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import PATIENCE
+from tests.support_host import is_alive
+
+from .terminal import asyncpipes_command, environment
+
+pytestmark = pytest.mark.host
+
+TALKATIVE = """
+import os, signal, sys
+from asyncpipes import open_pipes
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+with open_pipes(handle_signals=False) as pipes:
+    open("pid", "w").write(f"{os.getpid()}\\n")
+    while True:
+        pipes.log.info("x" * 1000)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "talkative.py").write_text(TALKATIVE)
+    jobs = [{"command": [sys.executable, "talkative.py"], "grace": 3600}]
+    (tmp_path / "jobs.json").write_text(json.dumps({"job": jobs}))
+    return tmp_path
+
+
+def started(here: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """The command, with a stdout of which nobody takes more than the first byte."""
+    process = subprocess.Popen(
+        asyncpipes_command("run", *arguments),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=here, env=environment(),
+        **options,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(1)
+    return process
+
+
+def pid_of(here: Path) -> int:
+    while not (here / "pid").exists() or not (here / "pid").read_text().endswith("\n"):
+        pass
+    return int((here / "pid").read_text())
+
+
+ALONE = ["--grace", "3600", "--", sys.executable, "talkative.py"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [ALONE, ["--json", *ALONE], ["--file", "jobs.json"], ["--json", "--file", "jobs.json"]],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_it_at_once(
+    here: Path, arguments: list[str], number: signal.Signals
+) -> None:
+    process = started(here, *arguments)
+    try:
+        pid = pid_of(here)
+        process.send_signal(number)
+        # The grace is an hour, so that only a second one can end it. Two that come at the
+        # same time are one, so it may take more than that.
+        while is_alive(pid):
+            process.send_signal(number)
+            time.sleep(0.01)
+        process.wait(timeout=PATIENCE)
+        assert process.returncode == 128 + number
+        assert not is_alive(pid)
+        assert process.stderr is not None
+        what = b"interrupted" if number == signal.SIGINT else b"terminated"
+        told = process.stderr.read()
+        assert what in told or b"interrupted twice" in told, told
+        assert b"Traceback" not in told
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def test_nohup_stays_nohup(here: Path) -> None:
+    """A signal that is ignored when the command starts stays ignored."""
+    (here / "quick.py").write_text(
+        "import os, signal\nfrom asyncpipes import open_pipes\n"
+        "with open_pipes() as pipes:\n"
+        "    os.kill(os.getppid(), signal.SIGHUP)\n"
+        "    pipes.log.info('went on')\n"
+    )
+    done = subprocess.run(
+        ["nohup", *asyncpipes_command("run", "--", sys.executable, "quick.py")],
+        capture_output=True, text=True, cwd=here, env=environment(), timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    assert "went on" in done.stdout
+
+
+def test_ctrl_c_of_validate_is_no_bad_line(here: Path) -> None:
+    os.mkfifo(here / "fifo")
+    process = subprocess.Popen(
+        asyncpipes_command("validate", "fifo"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=environment(),
+    )  # fmt: skip
+    with process, open(here / "fifo", "wb"):  # which waits until the command has opened it
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert err == b"asyncpipes: interrupted\n"
+
+
+def test_a_recording_that_stalls_does_not_hold_the_command(here: Path) -> None:
+    os.mkfifo(here / "fifo")
+    command = asyncpipes_command("run", "--record", "fifo", *ALONE)
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=here, env=environment()
+        ) as process,
+        open(here / "fifo", "rb", buffering=0) as fifo,
+    ):
+        fifo.read(1)
+        pid = pid_of(here)
+        while is_alive(pid):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert b"asyncpipes: cannot write to fifo: it has stalled" in err
+
+
+@pytest.fixture
+def stalled() -> Iterator[threading.Event]:
+    """For calls that never return, until the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_what_stalls_is_left_to_itself(
+    stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncpipes.cli import leaving
+
+    monkeypatch.setattr(leaving, "PATIENCE", 0.05)
+    assert leaving.in_time(lambda: None)
+    assert not leaving.in_time(stalled.wait)
+
+
+def test_where_at_once_takes_long_the_last_resort_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from asyncpipes.cli import running
+
+    monkeypatch.setattr(running, "PATIENCE", 0.0)
+
+    async def main() -> None:
+        called = asyncio.Event()
+        interrupts = running.Interrupts()
+        interrupts.at_last = called.set
+        interrupts.install()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+        await called.wait()
+        assert interrupts.number == signal.SIGTERM
+
+    asyncio.run(main())
+
+
+def test_printing_ends_with_the_patience(
+    stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anyio import CapacityLimiter
+
+    from asyncpipes.cli import running
+
+    monkeypatch.setattr(running, "PATIENCE", 0.05)
+
+    async def main() -> None:
+        interrupts = running.Interrupts()
+        interrupts.install()
+        limiter = CapacityLimiter(1)
+        task = asyncio.create_task(interrupts.printing(stalled.wait, limiter))
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGINT)
+        await task
+        # And what comes after the signal has no longer either.
+        await interrupts.printing(stalled.wait, CapacityLimiter(1))
+        stalled.set()
+
+    asyncio.run(main())
+
+
+def test_a_second_signal_cuts_off_who_is_slow() -> None:
+    from asyncpipes.cli.running import _Running
+    from asyncpipes.host.subscription import Subscription
+
+    slow = Subscription("printer")
+    _Running([slow]).kill()
+    assert slow.detached
+
+
+@pytest.mark.parametrize("command", ["validate", "replay"])
+def test_ctrl_c_where_nobody_reads_what_a_file_holds(here: Path, command: str) -> None:
+    (here / "file").write_bytes(b"garbage\n" * 100_000)
+    process = subprocess.Popen(
+        asyncpipes_command(command, "file"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=here, env=environment(),
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=PATIENCE)
+        assert process.stderr.read() == b"asyncpipes: interrupted\n"
+    assert process.returncode == 130
