@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ..errors import ClosedError, PipesError
 from ..host.pipes_session import PipesSession
@@ -91,7 +91,7 @@ class Interrupts:
         with CancelScope() as scope:
             self._printing.add(scope)
             if self.number is not None:
-                scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+                scope.deadline = self._printed_by()
             try:
                 await to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
             finally:
@@ -101,6 +101,11 @@ class Interrupts:
     def _reason(self) -> str:
         assert self.number is not None, "asked when one has come"
         return f"interrupted by {signal.Signals(self.number).name}"
+
+    def _printed_by(self) -> float:
+        # The loop's own clock, which anyio goes by: in a signal's callback there is no task,
+        # and older versions of anyio do not know where they are.
+        return asyncio.get_running_loop().time() + (0 if self._is_final else PATIENCE)
 
     def _take(self, number: int) -> None:
         if self.number is None:
@@ -114,7 +119,7 @@ class Interrupts:
             # What was written is read to its end, and there may be gigabytes of it.
             asyncio.get_running_loop().call_later(PATIENCE, self.at_last)
         for scope in self._printing:
-            scope.deadline = current_time() + (0 if self._is_final else PATIENCE)
+            scope.deadline = self._printed_by()
 
 
 @dataclass
