@@ -112,6 +112,7 @@ def run(arguments: Sequence[str], seconds: float) -> Done:
 def properties(options: argparse.Namespace) -> Figure:
     os.environ["SOAK_EXAMPLES"] = str(options.examples)
     command = ["-m", "pytest", "-q", "--hypothesis-profile=soak", "--hypothesis-show-statistics"]
+    command += ["-n", "auto"]
     done = run([*command, "tests/protocol"], options.minutes * 60 / 4)
     found = _EXAMPLES.findall(done.output)
     passed = sum(int(number.replace(",", "")) for number, _ in found)
