@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
 from .. import __version__
 from ..errors import InvalidParameterError
@@ -15,6 +15,8 @@ from .leaving import leave
 from .parameters import LEVEL, POSITIVE, Extra, Range, Variable
 from .run import Display, Request, run_one
 
+#: Any argument of a script may be a file.
+_A_FILE = CompletionItem("", type="file")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -107,7 +109,7 @@ def cli() -> None:
     metavar="N",
     help="How many of them at once; as many as there are CPUs by default.",
 )
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=lambda *_: [_A_FILE])
 @click.pass_context
 def run_command(
     ctx: click.Context,

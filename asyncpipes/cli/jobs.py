@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from anyio import CapacityLimiter, create_task_group, to_thread
 
 from ..errors import InvalidParameterError, LaunchError, PipesError
-from ..protocol.context import PartitionKeyRange
+from ..protocol.codec import dumps
+from ..protocol.context import PartitionKeyRange, build_context
 from ..protocol.events import ExternalStreamEvent
 from ..protocol.outcome import Outcome
 from . import exit_codes
@@ -75,6 +76,10 @@ def read_jobs(path: str, request: Request) -> list[Job]:
     for name in names:
         if names.count(name) > 1:
             raise InvalidParameterError(f"{path}: two jobs have the name {name!r}")
+    records = [os.path.realpath(job.record) for job in jobs if job.record is not None]
+    for record in records:
+        if records.count(record) > 1:
+            raise InvalidParameterError(f"{path}: two jobs have the `record` {record!r}")
     return jobs
 
 
@@ -84,10 +89,14 @@ def _job(path: str, number: int, row: Any, request: Request) -> Job:
         raise InvalidParameterError(f"{where} is no table")
     for key, value in row.items():
         if key not in _KEYS:
-            raise InvalidParameterError(f"{where}: `{key}` is none of {', '.join(_KEYS)}")
+            raise InvalidParameterError(f"{where}: {key!r} is none of {', '.join(_KEYS)}")
         types, what = _KEYS[key]
         if not isinstance(value, types) or isinstance(value, bool):
             raise InvalidParameterError(f"{where}: `{key}` must be {what}, got {value!r}")
+    if row.get("name") == "":
+        raise InvalidParameterError(f"{where}: `name` is empty")
+    if "partition" in row and "partition_range" in row:
+        raise InvalidParameterError(f"{where}: give either `partition` or `partition_range`")
     if not row.get("command"):
         raise InvalidParameterError(f"{where}: `command` is missing")
     texts = [*_listed(row["command"]), *row.get("assets", ()), *row.get("env", {}).values()]
@@ -116,6 +125,11 @@ def _job(path: str, number: int, row: Any, request: Request) -> Job:
             raise InvalidParameterError(f"{where}: `partition_range` must be FIRST..LAST")
         context["partition_key_range"] = PartitionKeyRange(start=start, end=end)
     context["extras"] = {**context.get("extras", {}), **row.get("extras", {})}
+    try:
+        # As when it is launched, which may be long after the first ones.
+        dumps(build_context(**context).to_wire(), where="context")
+    except InvalidParameterError as error:
+        raise InvalidParameterError(f"{where}: {error}") from error
     script = replace(
         request.script(row["command"]),
         context=context,
@@ -241,6 +255,7 @@ async def _run_job(
         reasons = list(outcome.reasons)
     except LaunchError as error:
         code, reasons = of_launch(error), [str(error)]
+        outcome = Outcome(reasons=(str(error),))
     except TimeoutError:
         code, reasons = exit_codes.TIMEOUT, ["its events were not printed in time"]
     except InvalidParameterError as error:

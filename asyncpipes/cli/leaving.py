@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import click
 
+from .exit_codes import OUTPUT
+
 #: How long our own stdout, stderr and files may take for the last of it, in seconds.
 PATIENCE = 2.0
 
@@ -28,9 +30,23 @@ def in_time(call: Callable[[], object]) -> bool:
 
 def leave(code: int, err: str = "", out: str = "") -> NoReturn:
     """Say ``out`` on stdout, ``err`` on stderr, and exit, also where nobody reads that."""
+    faults: list[str] = []
+
+    def say_out() -> None:
+        fault = _say(out, err=False)
+        if fault is not None and out:
+            faults.append(fault)
+
     try:
-        said = [in_time(lambda: _say(out, err=False)), in_time(lambda: _say(err, err=True))]
-        if not all(said):
+        is_out_said = in_time(say_out)
+        if faults:
+            # The verdict is not to be lost with it.
+            code = code or OUTPUT
+            err = "\n".join(
+                filter(None, [err, f"asyncpipes: cannot write to stdout: {faults[0]}", out])
+            )
+        is_err_said = in_time(lambda: _say(err, err=True))
+        if not (is_out_said and is_err_said):
             os._exit(code)  # the interpreter would wait for the lock of the stream
         ends_at = time.monotonic() + PATIENCE
         for thread in threading.enumerate():
@@ -49,12 +65,17 @@ def leave_at_once(code: int, err: str) -> NoReturn:
     os._exit(code)
 
 
-def _say(text: str, *, err: bool) -> None:
+def _say(text: str, *, err: bool) -> str | None:
+    """Why it could not be said, if so."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:
+        return "it is closed"
     try:
         if text:
             click.echo(text, err=err)
-        stream = sys.stderr if err else sys.stdout
-        if stream is not None:
-            stream.flush()
-    except (OSError, ValueError):
-        pass  # our own output is closed: there is nobody to tell
+        stream.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # closed
+        return str(error)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -18,6 +19,17 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    try:
+        _main()
+    except KeyboardInterrupt:  # while it was being imported
+        sys.exit(130)
+    except OSError as error:  # click's own words: help, a version
+        print(f"asyncpipes: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or the interpreter tries again
+        sys.exit(74)
+
+
+def _main() -> None:
     from .commands import cli
 
     for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from .leaving import in_time
 _RECORDED = re.compile(
     rb'\s*\{\s*("job"\s*:\s*"([^"\\]|\\.)*"\s*,\s*)?"%s"\s*:' % NAME_KEY.encode()
 )
-_PEEK = 1 << 12
+_OF_JOBS = re.compile(rb'\s*\{\s*"job"\s*:')
 #: Bytes that are read at once.
 _PIECE = 1 << 20
 #: Bytes of a bad line that are kept.
@@ -103,6 +104,7 @@ class StreamFile:
     Attributes:
         path: the file.
         is_recording: it was made by ``asyncpipes run --record`` or ``--json``.
+        has_jobs: it has the events of several scripts (``--file --json``).
         outcome: what it says of the outcome, once it is read: that of a recording (of
             several, the first that is not ok), or, of a messages file, what it shows by
             itself; without a process, that is.
@@ -113,9 +115,23 @@ class StreamFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with self._reading() as file:
-            self.is_recording = _RECORDED.match(file.read(_PEEK)) is not None
+        # Read once, from here on: it may be a pipe.
+        with self._reading():
+            self._file = open(path, "rb")  # noqa: SIM115  # closed where it is read
+            self._head = b""
+            # A file may begin with blank lines: those of a layout, or nothing but them.
+            while not self._head.strip() and len(self._head) < _PIECE:
+                piece = self._file.readline(_PIECE)
+                if not piece:
+                    break
+                self._head += piece
+        self.is_recording = _RECORDED.match(self._head) is not None
+        self.has_jobs = _OF_JOBS.match(self._head) is not None
         self.outcome: Outcome | None = None
+
+    def close(self) -> None:
+        """Close it; reading it to its end does so too."""
+        self._file.close()
 
     def lines(self) -> Iterator[Line]:
         """What its lines say, one after the other; blank ones of a recording say nothing.
@@ -126,17 +142,21 @@ class StreamFile:
         return self._recorded() if self.is_recording else self._messages()
 
     @contextmanager
-    def _reading(self) -> Iterator[BinaryIO]:
+    def _reading(self) -> Iterator[None]:
         try:
-            with open(self.path, "rb") as file:
-                yield file
+            yield
         except OSError as error:
             raise PipesError(f"cannot read {self.path}: {error.strerror}") from error
 
     def _pieces(self) -> Iterator[bytes]:
         """Lines; of a long one, pieces: who knows whether it ends."""
-        with self._reading() as file:
-            while piece := file.readline(_PIECE):
+        with self._file as file:
+            yield from io.BytesIO(self._head)
+            while True:
+                with self._reading():
+                    piece = file.readline(_PIECE)
+                if not piece:
+                    return
                 yield piece
 
     def _recorded(self) -> Iterator[Line]:
@@ -152,6 +172,8 @@ class StreamFile:
                 number += 1
                 if isinstance(line, OversizedLine) or line.strip():
                     what, fault = _decoded(line, position, is_cut_off=piece is None)
+                    if self.outcome is not None and not self.has_jobs:
+                        fault = fault or "it comes after the outcome, which is to be the last line"
                     if isinstance(what, Outcome) and (self.outcome is None or self.outcome.ok):
                         self.outcome = what
                     yield Line(number, position, what, fault)

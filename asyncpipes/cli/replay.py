@@ -29,6 +29,13 @@ def replay(path: str, speed: float | None, display: Display) -> NoReturn:
     """Show what is in the file, and leave."""
     try:
         file = StreamFile(path)
+        if file.has_jobs:
+            file.close()
+            leave(
+                exit_codes.USAGE,
+                f"asyncpipes: {safe(path)} has the events of several jobs: give each job a"
+                " `record`, and replay that",
+            )
         tally, error = (_live if display.kind == "live" else _print)(file, speed, display)
     except PipesError as failure:
         leave(exit_codes.USAGE, f"asyncpipes: {safe(str(failure))}")

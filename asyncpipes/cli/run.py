@@ -120,7 +120,10 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
         shown.close(None)
         raise
     except LaunchError as error:
-        shown.close(None)
+        outcome = Outcome(reasons=(str(error),))
+        if recorder is not None:
+            recorder.close(outcome)
+        shown.close(outcome if display.kind == "json" else None)
         leave(of_launch(error), f"asyncpipes: {error}")
     except PipesError as error:
         shown.close(None)

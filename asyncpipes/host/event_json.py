@@ -100,7 +100,8 @@ def from_json(row: Mapping[str, Any]) -> Event | Outcome:
         value = row.get(field.name)
         if value is None:
             # What is None was left out; what has no default is a custom message's payload.
-            if field.default is MISSING and field.default_factory is MISSING:
+            is_needed = field.default is MISSING and field.default_factory is MISSING
+            if is_needed or (kind is Outcome and field.name == "reasons"):
                 if field.name != "payload":
                     raise MalformedMessageError(f"{name}: `{field.name}` is missing")
                 values[field.name] = None

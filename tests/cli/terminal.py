@@ -63,8 +63,10 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.5)
         self._stream = pyte.Stream(self.screen)
         command = shlex.join(asyncpipes_command(*arguments))
-        # The shell outlives a Ctrl-C, and tells what it finds afterwards.
-        line = f"trap : INT; stty -g >before; {command}; echo code=$?; stty -g >after"
+        # The shell outlives a Ctrl-C, and tells what it finds afterwards. Without noflsh, Ctrl-C
+        # has the kernel throw away what is on its way to the terminal, half a frame for one.
+        setting_up = "trap : INT; stty noflsh; stty -g >before"
+        line = f"{setting_up}; {command}; echo code=$?; stty -g >after"
         self.cwd = cwd
         self.child = pexpect.spawn(
             "sh",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,6 +83,39 @@ def test_good_files(tmp_path: Path, kind: str) -> None:
     ]
     assert replayed.stdout.splitlines()[-1].startswith("asyncpipes: ok after ")
     assert replayed.stdout.startswith("--:--:-- ") == (kind == "stock"), "nobody knows when"
+
+
+@pytest.mark.parametrize("command", ["validate", "replay"])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path, kind: str, command: str) -> None:
+    """It can be read once."""
+    MAKERS[kind](tmp_path / "file")
+    done = asyncpipes(command, "file", cwd=tmp_path)
+    line = f"cat file | {shlex.join(asyncpipes_command(command, '/dev/stdin'))}"
+    piped = subprocess.run(
+        line,
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        timeout=PATIENCE,
+    )
+    assert piped.returncode == done.returncode == 0
+    assert re.sub("after .* s", "", piped.stdout) == re.sub("after .* s", "", done.stdout)
+
+
+def test_what_is_wrong_with_the_end_of_a_recording(tmp_path: Path) -> None:
+    recording(tmp_path / "file")
+    lines = (tmp_path / "file").read_text().splitlines(keepends=True)
+    for content, fault in (
+        ("".join([*lines, lines[0]]), "it comes after the outcome"),
+        ("".join([*lines[:-1], '{"event":"outcome"}\n']), "outcome: `reasons` is missing"),
+    ):
+        (tmp_path / "file").write_text(content)
+        done = asyncpipes("validate", "file", cwd=tmp_path)
+        assert done.returncode == 1
+        assert fault in done.stdout
 
 
 @pytest.mark.parametrize("kind", MAKERS)
