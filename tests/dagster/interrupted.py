@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,28 @@ def command(number: int, *words: str) -> list[str]:
 
 def suspend(_: object, value: object) -> bool:
     """Dagster's check of an output: it has the step between two yields."""
-    if MODE == "between":
+    if MODE in ("between", "streams, between"):
         (FOLDER / "suspended").touch()
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             time.sleep(0.01)
     return True
+
+
+async def merged(context: dg.AssetExecutionContext) -> AsyncIterator[Any]:
+    """What four streams report, as it comes."""
+    words = ["reporting"] if MODE == "streams, between" else []
+    streams = [
+        pipes.stream(context=context, command=command(number, *(words if number == 4 else [])))
+        for number in range(1, 5)
+    ]
+    tasks = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+    while tasks:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            stream = tasks.pop(task)
+            yield task.result()
+            tasks[asyncio.ensure_future(anext(stream))] = stream
 
 
 async def launch(context: dg.AssetExecutionContext) -> Any:
@@ -149,7 +165,10 @@ CHECKS = [dg.AssetCheckSpec(name, asset="orders") for name in ("first", "second"
 )
 async def orders(context: dg.AssetExecutionContext):  # type: ignore[no-untyped-def]  # Dagster takes no hint of an async generator
     try:
-        if MODE in ("before", "between", "during", "blocked"):
+        if MODE.startswith("streams"):
+            async for result in merged(context):
+                yield result
+        elif MODE in ("before", "between", "during", "blocked"):
             words = [] if MODE == "before" else ["reporting"]
             async for result in pipes.stream(context=context, command=command(1, *words)):
                 if MODE == "during":

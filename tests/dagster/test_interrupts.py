@@ -30,7 +30,7 @@ class Terminated:
 
     def __init__(self, folder: Path, mode: str, words: str, command: list[str]) -> None:
         self.folder = folder
-        self.count = 4 if mode in ("gather", "group") else 1
+        self.count = 4 if mode in ("gather", "group") or mode.startswith("streams") else 1
         home = folder / "home"
         home.mkdir()
         (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -110,6 +110,7 @@ def is_alive(pid: int) -> bool:
 
 
 MODES = ["before", "between", "during", "blocked", "run", "gather", "background", "sync", "nested"]
+MODES += ["streams", "streams, between"]
 if sys.version_info >= (3, 11):
     MODES.append("group")
 
@@ -120,7 +121,7 @@ def test_scripts_end_and_finally_blocks_run(mode: str, start: Callable[..., Term
     number = [signal.SIGTERM, signal.SIGINT][MODES.index(mode) % 2]
     program = start(mode)
     program.wait_until_launched()
-    if mode in ("between", "blocked"):
+    if mode in ("between", "blocked", "streams, between"):
         program.wait((program.folder / "suspended").exists)
     program.process.send_signal(number)
     out, err = program.end()
@@ -236,7 +237,15 @@ def test_stubborn_scripts_are_killed(mode: str, start: Callable[..., Terminated]
 
 
 @pytest.mark.parametrize(
-    ("mode", "number"), [("gather", signal.SIGINT), ("between", signal.SIGTERM)]
+    ("mode", "number"),
+    [
+        ("before", signal.SIGTERM),
+        ("during", signal.SIGINT),
+        ("between", signal.SIGTERM),
+        ("gather", signal.SIGINT),
+        ("streams", signal.SIGTERM),
+        ("streams, between", signal.SIGINT),
+    ],
 )
 def test_in_a_process_of_the_steps_own(
     mode: str, number: signal.Signals, start: Callable[..., Terminated]
@@ -246,7 +255,7 @@ def test_in_a_process_of_the_steps_own(
     command = [str(dagster), "asset", "materialize", "--select", "orders", "-f", str(PROGRAM)]
     program = start(mode, command=command)
     program.wait_until_launched()
-    if mode == "between":
+    if mode.endswith("between") or mode == "during":
         program.wait((program.folder / "suspended").exists)
     program.process.send_signal(number)
     out, err = program.end()
