@@ -146,7 +146,7 @@ def judge(found: Import) -> str | None:
         return f"{found}: the protocol does no I/O"
     if layer == "external" and top in ("anyio", "aiofiles"):
         return f"{found}: the external side runs with orjson alone"
-    if top in sys.stdlib_module_names:
+    if top in sys.stdlib_module_names or top == "tomllib":  # from Python 3.11 on
         return None
     if top not in THIRD_PARTY:
         return f"{found}: not a dependency of this package"

@@ -205,7 +205,7 @@ class Forward:
         """The process has ended, or is being ended: have no more than ``patience``."""
         self._is_limited = True
         if self._writing is not None:
-            self._writing.deadline = anyio.current_time() + self._patience
+            self._writing.deadline = _now() + self._patience
 
     def close(self) -> None:
         """Let the thread go."""
@@ -216,11 +216,18 @@ class Forward:
             return
         with CancelScope(shield=True) as self._writing:
             if self._is_limited:
-                self._writing.deadline = anyio.current_time() + self._patience
+                self._writing.deadline = _now() + self._patience
             # The terminal or pipe behind our stdout may be slow, or stall.
             await self._thread.run(lambda: write_out(self.stream, data))
         self.gave_up = self._writing.cancelled_caught
         self._writing = None
+
+
+def _now() -> float:
+    """The clock of anyio's deadlines. To be asked outside of tasks too, as ``stop()`` is from
+    a signal's callback: there anyio does not know everywhere which loop runs.
+    """
+    return asyncio.get_running_loop().time()
 
 
 def write_out(stream: Stream, data: bytes) -> None:

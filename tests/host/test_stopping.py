@@ -860,3 +860,29 @@ async def test_wait_over_changes_nothing_when_it_is_cancelled() -> None:
             await waiting
         await session.launch(raw_child("opened(); closed()"))
     assert session.outcome.ok
+
+
+async def test_stopping_from_a_callback_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal's handler does, while our own stdout stalls: there is no task to ask in."""
+    writing, released = threading.Event(), threading.Event()
+
+    def stall(*_: object) -> None:
+        writing.set()
+        released.wait(PATIENCE)
+
+    monkeypatch.setattr("asyncpipes.host.output.write_out", stall)
+    loop = asyncio.get_running_loop()
+    problems: list[Any] = []
+    loop.set_exception_handler(lambda loop, context: problems.append(context))
+    try:
+        async with open_pipes_session(strict=False, drain_timeout=0.1, grace=0.2) as session:
+            body = "opened(); print('x', flush=True)\nwhile True: signal.pause()"
+            await session.launch(raw_child(body))
+            await until(writing.is_set, "its output is being written")
+            loop.call_soon(session.stop, "a signal came")
+            await session.wait_over()
+    finally:
+        released.set()
+    assert problems == []
+    assert session.outcome.cancelled
+    assert "a signal came" in session.outcome.reasons[0]
