@@ -31,12 +31,15 @@ def wait(name):
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a usual terminal, whatever the tests run in, with this very package importable."""
+    """Of a usual terminal, whatever the tests run in: `python` is this one, with this package."""
     unwanted = ("NO_COLOR", "TERM", "COLUMNS", "LINES", "COLORTERM", "FORCE_COLOR")
     env = {name: value for name, value in os.environ.items() if name not in unwanted}
     paths = [str(Path(asyncpipes.__file__).parents[1]), env.get("PYTHONPATH", "")]
-    path = os.pathsep.join(filter(None, paths))
-    return {**env, "PYTHONPATH": path, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **more}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Not this one's whole path: a title that holds it is cut off, the earlier the longer it is.
+    programs = [str(Path(sys.executable).parent), env.get("PATH", os.defpath)]
+    env["PATH"] = os.pathsep.join(programs)
+    return {**env, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **more}
 
 
 def asyncpipes_command(*arguments: str | Path) -> list[str]:

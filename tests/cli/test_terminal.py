@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,10 @@ EVIL = "\x1b[2J\x1b]0;pwned\x07\x1b[45mred\x9b2J\r\x08\x7f\u202e\x0c\x85"
 
 
 def script_of(directory: Path, body: str, name: str = "script.py") -> list[str | Path]:
+    """A script, and its command, which is as short wherever these tests are run."""
     path = directory / name
     path.write_text(f"{WAITING}\nfrom asyncpipes import open_pipes\n{body}")
-    return [sys.executable, path.name]
+    return ["python", path.name]
 
 
 PROGRESS = """
