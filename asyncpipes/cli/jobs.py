@@ -18,12 +18,13 @@ from anyio import CapacityLimiter, create_task_group, to_thread
 
 from ..errors import InvalidParameterError, LaunchError, PipesError
 from ..protocol.codec import dumps
-from ..protocol.context import PartitionKeyRange, build_context
+from ..protocol.context import build_context
 from ..protocol.events import ExternalStreamEvent
 from ..protocol.outcome import Outcome
 from . import exit_codes
 from .jobs_view import Job, JobsDisplay, LiveJobs, PrintedJobs
 from .leaving import leave, leave_at_once
+from .parameters import to_range
 from .recording import Recorder
 from .run import Display, Request, interrupted, of_launch
 from .running import Interrupts, run_script
@@ -120,10 +121,10 @@ def _job(path: str, number: int, row: Any, request: Request) -> Job:
         if key in row:
             context[name] = row[key]
     if "partition_range" in row:
-        start, dots, end = row["partition_range"].partition("..")
-        if not (start and dots and end):
-            raise InvalidParameterError(f"{where}: `partition_range` must be FIRST..LAST")
-        context["partition_key_range"] = PartitionKeyRange(start=start, end=end)
+        try:
+            context["partition_key_range"] = to_range(row["partition_range"])
+        except ValueError as error:
+            raise InvalidParameterError(f"{where}: `partition_range` {error}") from error
     context["extras"] = {**context.get("extras", {}), **row.get("extras", {})}
     try:
         # As when it is launched, which may be long after the first ones.

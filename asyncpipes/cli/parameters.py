@@ -75,6 +75,18 @@ class Variable(_Pair):
         return text
 
 
+def to_range(text: str) -> PartitionKeyRange:
+    """The range that ``A..B`` stands for.
+
+    Raises:
+        ValueError: it is none, or could be several; says how to write one.
+    """
+    ends = text.split("..")
+    if len(ends) != 2 or not all(ends):
+        raise ValueError(f"{text!r} is not FIRST..LAST, as 2026-01-01..2026-01-31")
+    return PartitionKeyRange(start=ends[0], end=ends[1])
+
+
 class Range(_RangeType):
     """``A..B``, both ends included."""
 
@@ -85,10 +97,10 @@ class Range(_RangeType):
     ) -> PartitionKeyRange:
         if isinstance(value, dict):
             return PartitionKeyRange(start=value["start"], end=value["end"])
-        start, dots, end = str(value).partition("..")
-        if not (start and dots and end):
-            self.fail(f"{value!r} is not FIRST..LAST, as 2026-01-01..2026-01-31", param, ctx)
-        return PartitionKeyRange(start=start, end=end)
+        try:
+            return to_range(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 LEVEL = click.Choice(list(LEVEL_NUMBERS), case_sensitive=False)

@@ -308,20 +308,20 @@ async def launch(
             pipe.close()
         if not isinstance(error, (OSError, ValueError, TypeError)):
             raise
-        is_there = cwd is None or await to_thread.run_sync(os.path.isdir, cwd)
-        raise _launch_error(command, None if is_there else cwd, error) from error
+        raise await to_thread.run_sync(_launch_error, command, cwd, error) from error
     for pipe in pipes:
         pipe.close_write_end()
     return PipesProcess(process), pipes[0], pipes[1]
 
 
 def _launch_error(
-    command: Command, missing_cwd: str | os.PathLike[str] | None, error: Exception
+    command: Command, cwd: str | os.PathLike[str] | None, error: Exception
 ) -> LaunchError:
+    """What kept the command from being started. Blocks: it looks at the file system."""
     name = command if isinstance(command, str) else os.fspath(command[0])
-    if missing_cwd is not None:
+    if cwd is not None and not os.path.isdir(cwd):
         return LaunchError(
-            f"cannot start {name!r}: its working directory {os.fspath(missing_cwd)} does not"
+            f"cannot start {name!r}: its working directory {os.fspath(cwd)} does not"
             " exist, or is none"
         )
     if not isinstance(error, OSError):
@@ -333,6 +333,8 @@ def _launch_error(
         errno.E2BIG: "its arguments and environment are too large; pass large values as extras",
     }
     hint = hints.get(error.errno or 0, error.strerror or str(error))
+    if error.errno == errno.EACCES and os.path.isdir(name):
+        hint = "it is a directory; name a program in it"
     return LaunchError(f"cannot start {name!r}: {hint}")
 
 

@@ -135,7 +135,7 @@ def build_context(
 
     Raises:
         InvalidParameterError: a field has a wrong type or names an asset that is
-            not among ``asset_keys``; names the field.
+            not among ``asset_keys``, or an asset key is empty; names the field.
     """
     checked = _Checker(_bad_parameter)
     if isinstance(asset_keys, str):
@@ -143,6 +143,8 @@ def build_context(
     keys = checked.texts(asset_keys, "asset_keys")
     if keys is not None and len(set(keys)) != len(keys):
         _bad_parameter("asset_keys", "names an asset twice; name each one once")
+    if keys is not None and "" in keys:
+        _bad_parameter("asset_keys", "holds an empty key; leave it out, or name the asset")
     one = checked.text(partition_key, "partition_key")
     span = checked.span(partition_key_range, "partition_key_range")
     if span is None and one is not None:

@@ -90,9 +90,13 @@ def test_the_context(here: Path) -> None:
 def test_partitions_that_cannot_be(here: Path) -> None:
     both = ["--partition", "a", "--partition-range", "a..c"]
     assert "either --partition or --partition-range" in refused(here, "run", *both, "--", "true")
-    for wrong in ("a", "a..", "..b"):
+    for wrong in ("a", "a..", "..b", "a..b..c"):
         text = refused(here, "run", "--partition-range", wrong, "--", "true")
         assert "FIRST..LAST, as 2026-01-01..2026-01-31" in text
+
+
+def test_an_asset_without_a_name(here: Path) -> None:
+    assert "asset_keys holds an empty key" in refused(here, "run", "--asset", "", "--", "true")
 
 
 def test_extras(here: Path) -> None:
@@ -353,7 +357,7 @@ def test_the_exit_code_of_a_job(here: Path, job: dict[str, Any], code: int) -> N
         ('{"job": [{"command": "x", "timeout": 0}]}', "`timeout` must be above 0"),
         ('{"job": [{"command": "x", "grace": NaN}]}', "`grace` must be above 0"),
         ('{"job": [{"command": "x", "cwd": "none"}]}', "`cwd` is no directory: 'none'"),
-        ('{"job": [{"command": "x", "partition_range": "a"}]}', "must be FIRST..LAST"),
+        ('{"job": [{"command": "x", "partition_range": "a"}]}', "is not FIRST..LAST"),
         (
             '{"job": [{"command": "x", "name": "a"}, {"command": "x", "name": "a"}]}',
             "two jobs have the name 'a'",

@@ -152,6 +152,7 @@ async def test_a_second_launch_is_refused_and_the_first_goes_on() -> None:
     [
         ("not found", "cannot start '/no/such/program': no such program"),
         ("not executable", "not_executable': it is not executable"),
+        ("a directory", "it is a directory; name a program in it"),
         ("bad cwd", "its working directory /no/such/directory does not exist"),
         ("too big", "arguments and environment are too large; pass large values as extras"),
     ],
@@ -163,6 +164,7 @@ async def test_what_cannot_be_launched_is_named(
     command = {
         "not found": ["/no/such/program"],
         "not executable": [str(tmp_path / "not_executable")],
+        "a directory": [str(tmp_path)],
         "bad cwd": [sys.executable],
         "too big": [sys.executable, "-c", "pass", "x" * 200_000],
     }[case]

@@ -171,6 +171,7 @@ def test_a_given_range_is_kept() -> None:
         ("asset_keys", "orders", r"asset_keys is the str 'orders'; write \['orders'\]"),
         ("asset_keys", {"orders"}, "asset_keys must be a list of str, not set"),
         ("asset_keys", ["a", "a"], "asset_keys names an asset twice"),
+        ("asset_keys", ["a", ""], "asset_keys holds an empty key"),
         ("extras", {1: 2}, "each key of extras must be a str, not int"),
         ("code_version_by_asset_key", {"other": "v"}, "names 'other', which is not among"),
         ("provenance_by_asset_key", {"other": None}, "names 'other', which is not among"),

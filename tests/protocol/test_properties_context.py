@@ -25,7 +25,7 @@ provenances = st.none() | st.fixed_dictionaries(
 @st.composite
 def contexts(draw: st.DrawFn) -> dict[str, Any]:
     """What a host may hand to build_context()."""
-    keys = draw(st.none() | st.lists(texts, max_size=3, unique=True))
+    keys = draw(st.none() | st.lists(texts.filter(bool), max_size=3, unique=True))
     of_assets = st.sampled_from(keys) if keys else st.nothing()
     return {
         "asset_keys": keys,
