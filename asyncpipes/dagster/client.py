@@ -16,7 +16,7 @@ import dagster as dg
 
 from ..errors import InvalidParameterError
 from ..host.settings import check_seconds
-from .execution import Call, Execution, Options, running_loop
+from .execution import Call, Execution, Options
 from .failures import Result
 from .internals import AnyContext, TreatAsResourceParam, execution_context
 from .invocation import PipesInvocation
@@ -241,7 +241,7 @@ async def _run(options: Options, call: Call) -> PipesInvocation:
 
 
 def _run_blocking(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    if running_loop() is None:
+    if _running_loop() is None:
         return _run_on_own_loop(start())
     # Somebody calls a sync asset from a coroutine, as tests do: one thread has one loop.
     cancelling = threading.Event()
@@ -342,3 +342,11 @@ def _checked(client: str, options: Options) -> Options:
             raise InvalidParameterError(f"{client}: `{name}` must be {words}, got {value!r}")
     check_seconds(client, "termination_timeout_seconds", options.termination_timeout_seconds)
     return options
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

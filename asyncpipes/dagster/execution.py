@@ -14,23 +14,21 @@ go on meanwhile is the session's.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from anyio import CancelScope
 from dagster import (
-    DagsterError,
     DagsterExecutionInterruptedError,
-    DagsterInvariantViolationError,
     MetadataValue,
     PipesContextInjector,
     PipesMessageReader,
@@ -39,20 +37,21 @@ from dagster import (
 from dagster import open_pipes_session as open_dagster_session
 
 from ..channels.finishing import outlast, to_its_end
-from ..errors import InvalidParameterError
-from ..host.context_injectors import ContextInjector, InjectedContext
 from ..host.pipes_session import may_await
 from ..host.process import PipesProcess
 from ..host.result import RunResult
 from ..host.session import open_pipes_session
 from ..protocol.context import ContextData
+from .asset_task import by_collector
+from .context_injectors import Injected, checked_extras, completing
 from .failures import Result, failure, has_failed, keep, reasons_against
 from .internals import ExecutionContext, engine_event, explain_missing_results
-from .interrupts import Interrupts, Watched, by_collector
+from .interrupts import Interrupts
 from .invocation import PipesInvocation
 from .message_readers import Bridge, named_after
 from .reporting import RESULTS, Reporting
 from .sharing import shared
+from .watched import Watched
 
 _NO_RESULTS = (
     "The script has to report each of them, by report_asset_materialization() or"
@@ -87,6 +86,20 @@ class Call:
     cwd: str | None
 
 
+class _Departure(Enum):
+    """How a stream is closed before its end, and so what becomes of results still to come."""
+
+    #: The asset has left it: its script ends, and no more of its results are wanted.
+    BY_ASSET = auto()
+    #: Its step is at its end, and has left it open: likewise, but the last logs are.
+    STEP_ENDED = auto()
+    #: The step ends badly, so that the asset cannot take what it would have taken: all is.
+    STEP_FAILED = auto()
+    #: The garbage collector closes it: one of the latter two, as will be seen when the step
+    #: ends. An asset that raises has let go of its stream before.
+    LET_FALL = auto()
+
+
 class Execution:
     """Runs a script while it is entered; :meth:`check` it once it is left.
 
@@ -109,10 +122,8 @@ class Execution:
         self._stack = AsyncExitStack()
         self._interrupts: Interrupts | None = None
         self._scope: AbstractContextManager[PipesSession] | None = None  # while it is entered
-        self._kept: list[Result] = []  # came when nobody could be given them any more
+        self._departure: _Departure | None = None
         self._results: deque[Result] = deque()
-        self._wants_no_more = False  # of what is reported: it has left the stream
-        self._is_let_fall = False  # the garbage collector closes it
         self._reported = 0  # of all results, those that are or were in _results
 
     async def __aenter__(self) -> Execution:
@@ -134,19 +145,25 @@ class Execution:
     async def next_result(self) -> Result | None:
         """Wait for the next result; None when there are no more. Cancelling it loses none."""
         self._watched.in_hand = None  # whoever asks for the next one is done with it
-        return await self._next()
+        self._resume()
+        while not self._results:
+            if not await self._receive():
+                return None
+        return self._results.popleft()
 
-    async def _next(self) -> Result | None:
+    async def _receive(self) -> bool:
+        """Wait for an event, and take its results; False when there are no more events."""
+        event = await anext(self._events, None)
+        if event is None:
+            return False
+        self._reporting.take(event)
+        self._results.extend(self._reported_results[self._reported :])
+        self._reported = len(self._reported_results)
+        return True
+
+    def _resume(self) -> None:
         if self._interrupts is not None:
             self._interrupts.resume()
-        while not self._results:
-            event = await anext(self._events, None)
-            if event is None:
-                return None
-            self._reporting.take(event)
-            self._results.extend(self._reported_results[self._reported :])
-            self._reported = len(self._reported_results)
-        return self._results.popleft()
 
     def hand_out(self, result: Result) -> Result:
         """The result is about to be the asset's, which may or may not yield it to Dagster."""
@@ -204,7 +221,7 @@ class Execution:
         session = self._session = open_pipes_session(
             ContextData.from_wire(self._dagster.context_data),
             channel=self._bridge.channel,
-            context_injector=_Injected(self._dagster.context_injector_params),
+            context_injector=Injected(self._dagster.context_injector_params),
             strict=False,
             collect="none",
             forward_stdio=options.forward_stdio,
@@ -247,9 +264,9 @@ class Execution:
         call = self._call
         scope = open_dagster_session(
             context=context,
-            context_injector=_completing(self._options.context_injector, call.context),
+            context_injector=completing(self._options.context_injector, call.context),
             message_reader=self._bridge,
-            extras=None if call.extras is None else _checked_extras(call.extras),
+            extras=None if call.extras is None else checked_extras(call.extras),
         )
         self._dagster = scope.__enter__()
         self._scope = scope
@@ -282,9 +299,9 @@ class Execution:
             await self._reporting.drain(outcome)
         except asyncio.CancelledError as caught:
             cancelled = caught
-        if self._wants_no_more and self._is_let_fall and self._interrupts is not None:
+        if self._departure is _Departure.LET_FALL and self._interrupts is not None:
             is_bad, caught_here = await self._interrupts.see_step_end()
-            self._wants_no_more = not is_bad
+            self._departure = _Departure.STEP_FAILED if is_bad else _Departure.STEP_ENDED
             cancelled = caught_here or cancelled
         # All that may be held against the run is known now, what Dagster did not take included.
         lost = None if error is None and cancelled is None else self._unseen(error)
@@ -305,27 +322,24 @@ class Execution:
         """Results that Dagster has not got, and will not get from whoever awaits them here."""
         if not self._yields:
             return self._reported_results
-        if isinstance(error, GeneratorExit) and self._wants_no_more:
-            return ()  # the asset has left its stream before the end
+        if self._departure in (_Departure.BY_ASSET, _Departure.STEP_ENDED):
+            return ()
         held = self._watched.in_hand
         # What an asset has in hand when it raises may be what it raises for.
         was_its_own = not self._watched.interrupted
         in_hand: list[Result] = [] if held is None or was_its_own else [held]
-        return [*in_hand, *self._kept, *self._results]
+        return [*in_hand, *self._results]
 
-    @property
-    def _ends_badly(self) -> bool:
-        """Whether the step does, so that the asset cannot take what it would have taken."""
-        return self._watched.interrupted or self._watched.step_failed
-
-    @property
-    def _is_closed_by_dagster(self) -> bool:
-        return self._interrupts is not None and self._interrupts.is_closing
-
-    @property
-    def _is_let_go(self) -> bool:
-        """Whether who closes the stream does so because the step is at its end."""
-        return self._is_closed_by_dagster or self._watched.interrupted or self._watched.left_behind
+    def _how_it_is_closed(self) -> _Departure:
+        """For who closes the stream: the asset, the collector, or the step's end."""
+        watched, interrupts = self._watched, self._interrupts
+        if watched.interrupted or watched.step_failed:
+            return _Departure.STEP_FAILED
+        if by_collector():
+            return _Departure.LET_FALL
+        if watched.is_left_behind or (interrupts is not None and interrupts.is_closing):
+            return _Departure.STEP_ENDED
+        return _Departure.BY_ASSET
 
     async def _leave(self, interrupts: Interrupts) -> None:
         try:
@@ -342,17 +356,13 @@ class Execution:
                 return False
             # Who closes a loop closes all its generators at once, in any order: the one that
             # tells us of it has had its turn after this.
-            self._is_let_fall = by_collector()
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as caught:
                 cancelled = caught
-            self._wants_no_more = not self._ends_badly
-        if (
-            isinstance(error, asyncio.CancelledError)
-            or cancelled is not None
-            or (isinstance(error, GeneratorExit) and (self._is_let_go or self._is_let_fall))
-        ):
+            self._departure = self._how_it_is_closed()
+        was_cancelled = cancelled is not None or isinstance(error, asyncio.CancelledError)
+        if was_cancelled or self._departure not in (None, _Departure.BY_ASSET):
             await self._see_through()
         trace = None if error is None else error.__traceback__
         is_handled = await self._stack.__aexit__(
@@ -374,8 +384,9 @@ class Execution:
             self._watched.end("the step was cancelled")
         while True:
             with CancelScope(shield=True), suppress(asyncio.CancelledError):
-                while (result := await self._next()) is not None:
-                    self._kept.append(result)
+                self._resume()
+                while await self._receive():
+                    pass
                 return
 
     async def _abandon(self, error: GeneratorExit) -> None:
@@ -413,75 +424,5 @@ class _Returned:
             self._keep_results()
 
 
-class _Injected(ContextInjector):
-    """The context is where Dagster's injector has put it."""
-
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        self._params = params
-
-    async def inject(self, data: ContextData) -> InjectedContext:
-        return InjectedContext(self._params)
-
-
-class _Completed(PipesContextInjector):
-    """The user's injector, with what Dagster leaves out of the context data.
-
-    A run of several partitions has a range of keys and a time window, but Dagster's clients
-    send them with single partitions alone (``build_external_execution_context_data``).
-    """
-
-    def __init__(self, injector: PipesContextInjector, context: ExecutionContext) -> None:
-        self._injector = injector
-        self._context = context
-
-    @contextmanager
-    def inject_context(self, context_data: Any) -> Iterator[Mapping[str, Any]]:
-        with self._injector.inject_context(_completed(context_data, self._context)) as params:
-            yield params
-
-    def no_messages_debug_text(self) -> str:
-        return self._injector.no_messages_debug_text()
-
-
-def _completing(injector: PipesContextInjector, context: ExecutionContext) -> PipesContextInjector:
-    completing = named_after(injector, _Completed)
-    return completing(injector, context)
-
-
-def _checked_extras(extras: object) -> dict[str, Any]:
-    if not isinstance(extras, Mapping) or not all(isinstance(key, str) for key in extras):
-        raise InvalidParameterError(f"`extras` must map str to JSON values, got {extras!r}")
-    try:
-        json.dumps(dict(extras))  # as Dagster's context injectors do
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParameterError(f"`extras` hold what JSON cannot: {error}") from error
-    return dict(extras)
-
-
-def _completed(data: Any, context: ExecutionContext) -> Any:
-    try:
-        if data["partition_key"] is not None or not context.has_partition_key_range:
-            return data
-    except (AttributeError, DagsterError):  # a step that is invoked directly has no run to ask
-        return data
-    keys = context.partition_key_range
-    completed = {**data, "partition_key_range": {"start": keys.start, "end": keys.end}}
-    with suppress(DagsterInvariantViolationError):  # they are no partitions by time
-        window = context.partition_time_window
-        completed["partition_time_window"] = {
-            "start": window.start.isoformat(),
-            "end": window.end.isoformat(),
-        }
-    return completed
-
-
 def _shown(command: str | Sequence[str | os.PathLike[str]]) -> str:
     return command if isinstance(command, str) else shlex.join(os.fspath(part) for part in command)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

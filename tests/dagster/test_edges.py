@@ -13,10 +13,11 @@ import dagster as dg
 import pytest
 
 from asyncpipes import CustomMessageEvent, ExternalStreamEvent, GapEvent, HealthEvent, LogEvent
-from asyncpipes.dagster import failures, interrupts, reporting
-from asyncpipes.dagster.interrupts import Interrupts, Watched
+from asyncpipes.dagster import asset_task, failures, interrupts, reporting, signals
+from asyncpipes.dagster.interrupts import Interrupts
 from asyncpipes.dagster.lanes import Lane
 from asyncpipes.dagster.reporting import Reporting
+from asyncpipes.dagster.watched import Watched
 from asyncpipes.errors import PipesError
 from asyncpipes.protocol.events import MalformedEvent
 from asyncpipes.protocol.exceptions import PipesException
@@ -108,7 +109,7 @@ async def test_a_signal_that_comes_too_late_is_dagsters(monkeypatch: pytest.Monk
     monkeypatch.setattr(signal, "raise_signal", raised.append)
     each = watched()
     own = await Interrupts.watch(each)
-    own._handle(signal.SIGTERM, None)
+    own._signals._handle(signal.SIGTERM, None)
     assert each.process.done == ["SIGINT"], "in this moment"
     await own.leave(each)
     assert raised == [signal.SIGTERM]
@@ -124,9 +125,9 @@ def test_a_signal_for_a_loop_that_is_closed_is_raised_again(
     loop = asyncio.new_event_loop()
     own = loop.run_until_complete(Interrupts.watch(watched()))
     loop.close()
-    own._handle(signal.SIGINT, None)
+    own._signals._handle(signal.SIGINT, None)
     assert raised == [signal.SIGINT]
-    assert own._pending is None, "or it would be told once more"
+    assert own._signals._pending is None, "or it would be told once more"
 
 
 async def test_a_loop_that_is_blocked_gets_dagsters_handler_back(
@@ -142,18 +143,18 @@ async def test_a_loop_that_is_blocked_gets_dagsters_handler_back(
         signal.signal(number, handler)
     each = watched()
     own = await Interrupts.watch(each)
-    assert signal.getsignal(signal.SIGINT) == own._handle
-    own._remind(signal.SIGINT)  # of nothing
-    monkeypatch.setattr(own, "_remind", lambda number: None)
-    monkeypatch.setattr(interrupts, "_BLOCKED", -1.0)
-    own._handle(signal.SIGINT, None)
-    own._handle(signal.SIGINT, None)
+    assert signal.getsignal(signal.SIGINT) == own._signals._handle
+    own._signals._remind(signal.SIGINT)  # of nothing
+    monkeypatch.setattr(own._signals, "_remind", lambda number: None)
+    monkeypatch.setattr(signals, "_BLOCKED", -1.0)
+    own._signals._handle(signal.SIGINT, None)
+    own._signals._handle(signal.SIGINT, None)
     assert told == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is handler
-    own._pending, own._pending_since = signal.SIGINT, 0.0
-    own._handle(signal.SIGINT, None)
+    own._signals._pending, own._signals._pending_since = signal.SIGINT, 0.0
+    own._signals._handle(signal.SIGINT, None)
     assert told == [signal.SIGINT], "there is none to give back"
-    own._pending = None
+    own._signals._pending = None
     await asyncio.sleep(0)
     assert each.interrupted
     await own.leave(each)
@@ -237,7 +238,7 @@ def test_where_no_frame_tells_the_only_step_is_dagsters() -> None:
     found: list[Any] = []
 
     async def asset() -> AsyncGenerator[int, None]:
-        found.append(interrupts._driven_task(asyncio.get_running_loop()))
+        found.append(asset_task.driven_task(asyncio.get_running_loop()))
         yield 1
 
     loop = asyncio.new_event_loop()

@@ -18,7 +18,7 @@ import pytest
 from dagster._utils.interrupts import capture_interrupts
 
 from asyncpipes.dagster import AsyncPipesSubprocessClient
-from asyncpipes.dagster.interrupts import Interrupts
+from asyncpipes.dagster.signals import Signals
 from tests.support import PATIENCE
 
 PROGRAM = Path(__file__).with_name("interrupted.py")
@@ -457,9 +457,9 @@ def test_handlers_are_dagsters_again_afterwards(tmp_path: Path) -> None:
 
     assert dg.materialize([orders]).success
     dagsters, during, afterwards = seen
-    assert not isinstance(getattr(dagsters, "__self__", None), Interrupts)
+    assert not isinstance(getattr(dagsters, "__self__", None), Signals)
     for ours in (during, afterwards):  # until the step ends, whatever else it awaits
-        assert isinstance(getattr(ours, "__self__", None), Interrupts)
+        assert isinstance(getattr(ours, "__self__", None), Signals)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -146,7 +146,7 @@ def test_a_channel_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 class Breaking(FileChannel):
-    """It fails at the given reading."""
+    """It fails at the given line, and gives no two at once."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -157,10 +157,11 @@ class Breaking(FileChannel):
         whole = reader.read
 
         async def read() -> bytes:
-            self._left -= 1
-            if not self._left:
+            if self._left == 1:
                 raise ChannelError("the disk is gone")
-            return await whole()
+            head, newline, _ = (await whole()).partition(b"\n")
+            self._left -= bool(head)
+            return head + newline
 
         reader.read = read  # type: ignore[method-assign]  # the fault
         return reader
