@@ -11,9 +11,11 @@ from click.shell_completion import CompletionItem, get_completion_class
 from .. import __version__
 from ..errors import InvalidParameterError
 from . import exit_codes
+from .display import Display
 from .leaving import leave
 from .parameters import LEVEL, POSITIVE, Extra, Range, Variable
-from .run import Display, Request, run_one
+from .run import run_one
+from .running import Request
 
 #: Any argument of a script may be a file.
 _A_FILE = CompletionItem("", type="file")

@@ -31,6 +31,7 @@ class Frames(ABC):
         self.error: str | None = None
         self.screen = Screen(file)
         self._over = threading.Event()
+        self._drawn = 0  # frames that the terminal has taken
         self._thread = threading.Thread(target=self._draw, name="asyncpipes view", daemon=True)
 
     @abstractmethod
@@ -53,23 +54,31 @@ class Frames(ABC):
         """Draw what is left.
 
         Args:
-            seconds: how long the terminal may take for that. It may stall for ever.
+            seconds: how long the terminal may take for each frame of it. It may stall for ever.
         """
         self._over.set()
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self.error = self.error or "it has stalled"
+        drawn = -1
+        while self._thread.is_alive():
+            if self._drawn == drawn:
+                self.error = self.error or "it has stalled"
+                return
+            drawn = self._drawn
+            self._thread.join(seconds)
 
     def _draw(self) -> None:
         try:
             frame = 0
             while not self._over.wait(_FRAME):
                 frame += 1
-                self.screen.draw(self.above(), self.live(frame))
+                self._show(self.above(), self.live(frame))
             while rest := self.above():
-                self.screen.draw(rest)
-            self.screen.draw(self.last())
+                self._show(rest)
+            self._show(self.last())
         except OSError as error:
             self.error = error.strerror or str(error)
         except Exception as error:  # nothing else would say that nothing is drawn any more
             self.error = f"{type(error).__name__}: {error}"
+
+    def _show(self, above: Sequence[str], live: Sequence[Text] = ()) -> None:
+        self.screen.draw(above, live)
+        self._drawn += 1

@@ -8,65 +8,37 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TextIO
+from typing import TextIO
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..protocol.events import LEVEL_NUMBERS, AssetCheckEvent, Event, LogEvent
 from ..protocol.outcome import Outcome
+from .display import Display
 from .frames import SPINNER, Frames
+from .jobs_file import Job
 from .leaving import PATIENCE
 from .render import JsonPrinter, LinePrinter, Printer, event_lines
-from .run import Display
-from .running import Script, Subscribing
-from .tally import Tally, count
+from .running import STDOUT, Interrupts, Subscribing
+from .shown_state import ShownState
+from .tally import Tally
 from .text import one_line
-from .view import bar, duration
+from .view import bar, style_of
+from .words import count, duration
 
-State = Literal["waiting", "running", "ok", "failed", "not started"]
-
+#: Of the longest state, as a column.
+_STATE_CELLS = len("starting")
 #: Of a job's bar: its counts stand beside it.
 _BAR_CELLS = 12
 #: Lines of the terminal that are not for running jobs.
 _OTHER_LINES = 3
 #: Lines that wait for a frame; of a script that is very unhappy more are left out.
 _MAX_WAITING = 200
+#: Terminal cells that names take at most.
+_NAME_CELLS = 30
 #: Log lines from this level on are shown.
 _GRAVE = LEVEL_NUMBERS["WARNING"]
-
-
-@dataclass
-class Job:
-    """A script of the file, and how it is doing.
-
-    Attributes:
-        name: of the file, or made of its number.
-        script: what is run.
-        record: where to, if it is to be recorded.
-        state: how it is doing.
-        tally: its counts.
-        seconds: how long it took, or since when it runs.
-        code: its exit code, once it has ended.
-        reasons: why it failed.
-    """
-
-    name: str
-    script: Script
-    record: str | None = None
-    state: State = "waiting"
-    tally: Tally = field(default_factory=Tally)
-    started: float = 0.0
-    seconds: float = 0.0
-    code: int = 0
-    reasons: Sequence[str] = ()
-
-    def line(self) -> str:
-        """How it ended, in words."""
-        if self.state == "not started":
-            return "not started"
-        verdict = "ok" if self.state == "ok" else f"NOT OK ({self.code})"
-        return f"{verdict} after {duration(self.seconds)}: {self.tally.results()}"
 
 
 class JobsDisplay(ABC):
@@ -80,7 +52,7 @@ class JobsDisplay(ABC):
 
     @abstractmethod
     def ended(self, job: Job, outcome: Outcome | None) -> None:
-        """A job has ended, or was not started. May block."""
+        """A job has ended, or, without an outcome, was not started. May block."""
 
     @abstractmethod
     def close(self, lines: Sequence[str]) -> tuple[str, str]:
@@ -92,12 +64,12 @@ class PrintedJobs(JobsDisplay):
 
     def __init__(self, jobs: Sequence[Job], display: Display) -> None:
         self._is_json = display.kind == "json"
-        self._min_level = 0 if self._is_json else LEVEL_NUMBERS[display.min_level]
-        width = min(max(len(job.name) for job in jobs), 30)
+        self._display = display
+        width = _width(jobs)
         self._printers: dict[str, Printer] = {
             job.name: JsonPrinter(job=job.name)
             if self._is_json
-            else LinePrinter(f"{one_line(job.name, width):<{width}} │ ")
+            else LinePrinter(f"{_padded(job.name, width)} │ ")
             for job in jobs
         }
 
@@ -105,16 +77,16 @@ class PrintedJobs(JobsDisplay):
         printer = self._printers[job.name]
 
         def show(event: Event) -> None:
-            if not (isinstance(event, LogEvent) and event.level_number < self._min_level):
+            if self._display.shows(event):
                 printer(event)
                 self.error = self.error or printer.error
 
-        return Subscribing([job.tally.add], [show])
+        return Subscribing([job.tally.add], {STDOUT: show})
 
     def ended(self, job: Job, outcome: Outcome | None) -> None:
         printer = self._printers[job.name]
         if outcome is not None:
-            printer.outcome(outcome)
+            printer.outcome(outcome, job.left_out.get(STDOUT, 0))
         printer.line(job.line())
         self.error = self.error or printer.error
 
@@ -126,16 +98,21 @@ class PrintedJobs(JobsDisplay):
 class LiveJobs(JobsDisplay):
     """A line for each job that runs, and one of totals; above them those that have ended."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], display: Display, interrupts: Interrupts) -> None:
+        self._display = display
+        self._interrupts = interrupts
         self._frames = _JobFrames(sys.stdout, jobs)
         self._frames.start()
 
     def subscribing(self, job: Job) -> Subscribing:
         def take(event: Event) -> None:
             job.tally.add(event)
-            self._frames.take(job, event)
+            if self._display.shows(event):
+                self._frames.take(job, event)
 
-        return Subscribing([take])
+        state = ShownState(self._interrupts)
+        job.session_state = lambda: state.text
+        return Subscribing([take], opened=state.open)
 
     def ended(self, job: Job, outcome: Outcome | None) -> None:
         self._frames.ended(job)
@@ -159,7 +136,7 @@ class _JobFrames(Frames):
         self.closing: Sequence[str] = ()
         self._jobs = jobs
         self._started = time.monotonic()
-        self._width = min(max(len(job.name) for job in jobs), 30)
+        self._width = _width(jobs)
         #: What scrolls by: grave things, and ends.
         self._waiting: deque[Text] = deque()
         self._left_out = 0
@@ -222,7 +199,10 @@ class _JobFrames(Frames):
 
     def _running(self, job: Job, now: float, frame: int) -> Text:
         spinner = SPINNER[frame % len(SPINNER)]
-        line = Text.assemble((f"{spinner} ", "cyan"), self._name(job))
+        state = job.session_state()
+        style = style_of(state)
+        line = Text.assemble((f"{spinner} ", style), self._name(job))
+        line.append(f"{state:<{_STATE_CELLS}} ", style)
         line.append(f"{duration(now - job.started):>7}  ", "dim")
         bars = list(job.tally.bars.values())
         if bars:
@@ -233,4 +213,13 @@ class _JobFrames(Frames):
         return line
 
     def _name(self, job: Job) -> tuple[str, str]:
-        return f"{one_line(job.name, self._width):<{self._width}}  ", "bold"
+        return f"{_padded(job.name, self._width)}  ", "bold"
+
+
+def _width(jobs: Sequence[Job]) -> int:
+    return min(max(cell_len(one_line(job.name, _NAME_CELLS)) for job in jobs), _NAME_CELLS)
+
+
+def _padded(name: str, cells: int) -> str:
+    """A name as a column; some characters are two cells wide."""
+    return set_cell_size(one_line(name, cells), cells)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -15,6 +17,42 @@ from .exit_codes import OUTPUT
 
 #: How long our own stdout, stderr and files may take for the last of it, in seconds.
 PATIENCE = 2.0
+#: What ends the command. Windows knows no SIGHUP.
+ENDING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class Signalled(KeyboardInterrupt):
+    """We were told to end.
+
+    Attributes:
+        number: by which signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(interrupted(number))
+        self.number = number
+
+
+def interrupted(number: int) -> str:
+    """What happened to us, by the signal's number."""
+    return "interrupted" if number == signal.SIGINT else "terminated"
+
+
+def raise_when_signalled() -> None:
+    """Have SIGINT, SIGTERM and SIGHUP raise :class:`Signalled` in the main thread.
+
+    For commands without an event loop, so that they put the terminal in order. Those that are
+    ignored stay so: ``nohup`` and a shell's ``&`` ask for that.
+    """
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    raise Signalled(number)
 
 
 def in_time(call: Callable[[], object]) -> bool:

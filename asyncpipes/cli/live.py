@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-from ..host.pipes_session import PipesSession
 from ..protocol.events import Level
-from ..protocol.outcome import Outcome
-from .running import Interrupts, Subscribing
+from .render import verdict
+from .running import Ending, Interrupts, Subscribing
+from .shown_state import ShownState
 from .tally import Tally
 from .view import View
-
-#: Seconds between looks at the state of the session.
-_LOOK = 0.1
 
 
 class Live:
@@ -23,17 +19,15 @@ class Live:
         title: what runs.
         min_level: log lines below it are not shown.
         interrupts: what ends it early.
-        patience: seconds that the terminal may take for the rest.
+        patience: seconds that the terminal may take for each frame of the rest.
     """
 
     def __init__(
         self, title: str, min_level: Level, interrupts: Interrupts, patience: float
     ) -> None:
-        self._interrupts = interrupts
         self._patience = patience
-        self._session: PipesSession | None = None
-        self._state = "starting"
-        self._view = View(sys.stdout, title, lambda: self._state, min_level)
+        self._state = ShownState(interrupts)
+        self._view = View(sys.stdout, title, self._state_text, min_level)
         self._view.start()
 
     @property
@@ -48,22 +42,16 @@ class Live:
 
     def subscribing(self) -> Subscribing:
         """What the view wants of a session."""
-        return Subscribing([self._view.take], opened=self._open)
+        return Subscribing([self._view.take], opened=self._state.open)
 
-    def close(self, outcome: Outcome | None) -> tuple[str, str]:
-        """End the view; nothing is left to say."""
-        self._view.close(outcome, self._patience)
+    def close(self, ending: Ending | None, left_out: int = 0) -> tuple[str, str]:
+        """End the view, with a summary if there was a run; what is left to say otherwise."""
+        if ending is None or ending.fault is not None:
+            self._view.close(None, self._patience)
+            return "", "" if ending is None else verdict(ending, self.tally)
+        self._view.close(ending.outcome, self._patience)
         return "", ""
 
-    def _open(self, session: PipesSession) -> None:
-        self._session = session
-        self._look()
-
-    def _look(self) -> None:
-        """Ask the session on its own loop: the view draws in another thread."""
-        assert self._session is not None, "open"
-        state = self._session.health.state
-        is_ending = self._interrupts.number is not None
-        self._state = "ending (Ctrl-C again: at once)" if is_ending else state
-        if state != "drained":
-            asyncio.get_running_loop().call_later(_LOOK, self._look)
+    def _state_text(self) -> str:
+        state = self._state.text
+        return "ending (Ctrl-C again: at once)" if state == "ending" else state

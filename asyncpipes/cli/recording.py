@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import MalformedMessageError, PipesError
 from ..host.event_json import NAME_KEY, event_to_json, from_json, outcome_to_json
@@ -49,20 +49,26 @@ class Recorder:
         self.path = path
         self.error: str | None = None
         try:
-            self._file: BinaryIO = open(path, "wb")  # noqa: SIM115  # closed by close()
+            # Without a buffer: each line is in the file at once, whatever becomes of us.
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115  # closed by close()
         except OSError as error:
             raise PipesError(f"cannot write {path}: {error.strerror}") from error
 
     def __call__(self, event: Event) -> None:
         self._write(event_to_json(event))
 
-    def close(self, outcome: Outcome) -> None:
-        """Write the outcome, and all to the disk."""
-        if not in_time(lambda: self._close(outcome)):
+    def close(self, outcome: Outcome, left_out: int = 0) -> None:
+        """Write the outcome as the last line.
+
+        Args:
+            outcome: of the session.
+            left_out: pieces of the script's output that came too fast for this file.
+        """
+        if not in_time(lambda: self._close(outcome, left_out)):
             self.error = self.error or "it has stalled"
 
-    def _close(self, outcome: Outcome) -> None:
-        self._write(outcome_to_json(outcome))
+    def _close(self, outcome: Outcome, left_out: int) -> None:
+        self._write(outcome_to_json(outcome, left_out=left_out))
         try:
             self._file.close()
         except OSError as error:
@@ -71,8 +77,10 @@ class Recorder:
     def _write(self, line: bytes) -> None:
         if self.error is not None:
             return
+        rest = memoryview(line + b"\n")
         try:
-            self._file.write(line + b"\n")
+            while rest:  # a disk that fills up takes a part
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.error = error.strerror or str(error)
 

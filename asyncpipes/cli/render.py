@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -26,8 +27,11 @@ from ..protocol.events import (
 )
 from ..protocol.metadata import MetadataValue
 from ..protocol.outcome import Outcome
-from .tally import Tally, count
+from .display import is_terminal
+from .running import Ending
+from .tally import Tally
 from .text import json_text, one_line, safe
+from .words import count, duration
 
 _NO_TIME = "--:--:--"
 #: A value is shown this long on a line, in characters; ``--json`` shows all of it.
@@ -72,8 +76,13 @@ class Printer(ABC):
     def line(self, text: str) -> None:
         """Print a line that is no event, where there are such."""
 
-    def outcome(self, outcome: Outcome) -> None:
-        """Print the outcome, where it is one of the lines."""
+    def outcome(self, outcome: Outcome, left_out: int = 0) -> None:
+        """Print the outcome, where it is one of the lines.
+
+        Args:
+            outcome: of the session.
+            left_out: pieces of the script's output that came too fast for this printer.
+        """
 
 
 class LinePrinter(Printer):
@@ -96,21 +105,27 @@ class LinePrinter(Printer):
 class JsonPrinter(Printer):
     """A JSON object a line; the outcome is the last.
 
+    On a terminal what it would obey, or hide, is escaped: that is JSON as well.
+
     Args:
         more: keys to add to each object.
     """
 
     def __init__(self, **more: Any) -> None:
         self._more = f"{dumps(more, where='line').decode()[:-1]}," if more else "{"
+        self._is_escaped = is_terminal()
 
     def text(self, event: Event) -> str:
         return self._line(event_to_json(event))
 
-    def outcome(self, outcome: Outcome) -> None:
-        self.write(self._line(outcome_to_json(outcome)))
+    def outcome(self, outcome: Outcome, left_out: int = 0) -> None:
+        self.write(self._line(outcome_to_json(outcome, left_out=left_out)))
 
     def _line(self, row: bytes) -> str:
-        return f"{self._more}{row.decode()[1:]}\n"
+        text = f"{self._more}{row.decode()[1:]}"
+        if self._is_escaped and not text.isprintable():
+            text = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+        return f"{text}\n"
 
 
 def event_lines(event: Event) -> list[str]:
@@ -155,20 +170,38 @@ def event_lines(event: Event) -> list[str]:
 def summary(outcome: Outcome, tally: Tally) -> str:
     """The last lines: how it ended, and why."""
     verdict = "ok" if outcome.ok else "NOT OK"
-    text = f"asyncpipes: {verdict} after {outcome.duration:.1f} s: {tally.results()}"
+    text = f"asyncpipes: {verdict} after {duration(outcome.duration)}: {tally.results()}"
     return "\n".join([text, *(f"  - {reason}" for reason in map(safe, outcome.reasons))])
+
+
+def verdict(ending: Ending, tally: Tally) -> str:
+    """The last lines: the summary, or, where there was no run to sum up, why."""
+    if ending.fault is None:
+        return summary(ending.outcome, tally)
+    others = [f"  - {safe(reason)}" for reason in ending.outcome.reasons[:-1]]
+    return "\n".join([f"asyncpipes: {safe(ending.fault)}", *others])
+
+
+def left_out_words(left_out: Mapping[str, int]) -> list[str]:
+    """What is not where it should be, by what it was to be written to."""
+    return [
+        f"{count(number, 'piece')} of the script's output came faster than {safe(name)} took"
+        " them, and are left out there"
+        for name, number in left_out.items()
+    ]
 
 
 def _metadata_lines(metadata: Mapping[str, MetadataValue]) -> list[str]:
     labels = list(map(_name, metadata))
     width = min(max(map(len, labels), default=0), 30)
     return [
-        f"         {label:<{width}} = {_metadata_text(value)}"
+        f"         {label:<{width}} = {metadata_text(value)}"
         for label, value in zip(labels, metadata.values(), strict=True)
     ]
 
 
-def _metadata_text(value: MetadataValue) -> str:
+def metadata_text(value: MetadataValue) -> str:
+    """A metadata value as one line."""
     raw = value.raw_value
     if value.type == "table" and isinstance(raw, dict):
         records, schema = raw.get("records"), raw.get("schema")

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from typing import NoReturn
 
 from ..errors import PipesError
-from ..protocol.events import LEVEL_NUMBERS, Event, LogEvent
+from ..protocol.events import Event
 from ..protocol.outcome import Outcome
 from . import exit_codes
-from .leaving import PATIENCE, leave
+from .display import Display
+from .leaving import PATIENCE, Signalled, leave, raise_when_signalled
 from .recording import StreamFile
 from .render import JsonPrinter, LinePrinter, Printer, summary
-from .run import Display
 from .tally import Tally
 from .text import safe
 
 #: Seconds that a pause of the recording is shortened to, whatever the speed: nobody waits
 #: for a script that slept for a night.
 _LONGEST_PAUSE = 10.0
+#: How a recording ended whose last line is not there.
+_NO_END = Outcome(reasons=("the recording has no end: it was cut off",))
 #: Events that a view has waiting before the file is read on: it would leave them out.
 _AHEAD = 40
 
 
 def replay(path: str, speed: float | None, display: Display) -> NoReturn:
     """Show what is in the file, and leave."""
+    raise_when_signalled()
     try:
         file = StreamFile(path)
         if file.has_jobs:
@@ -39,13 +41,13 @@ def replay(path: str, speed: float | None, display: Display) -> NoReturn:
         tally, error = (_live if display.kind == "live" else _print)(file, speed, display)
     except PipesError as failure:
         leave(exit_codes.USAGE, f"asyncpipes: {safe(str(failure))}")
-    except KeyboardInterrupt:
-        leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
+    except Signalled as signalled:
+        leave(exit_codes.of_signal(signalled.number), f"asyncpipes: {signalled}")
     if error is not None:
         leave(exit_codes.OUTPUT, f"asyncpipes: cannot write to stdout: {error}")
     if display.kind == "live":
         leave(0)
-    outcome = file.outcome or Outcome(reasons=("the recording has no end: it was cut off",))
+    outcome = file.outcome or _NO_END
     text = summary(outcome, tally)
     if display.kind == "json":
         leave(0, err=text)
@@ -55,13 +57,12 @@ def replay(path: str, speed: float | None, display: Display) -> NoReturn:
 def _print(file: StreamFile, speed: float | None, display: Display) -> tuple[Tally, str | None]:
     tally, pace = Tally(), _Pace(speed)
     printer: Printer = JsonPrinter() if display.kind == "json" else LinePrinter()
-    min_level = 0 if display.kind == "json" else LEVEL_NUMBERS[display.min_level]
     for line in file.lines():
         if isinstance(line.what, Outcome):
             continue
         pace.wait(line.what)
         tally.add(line.what)
-        if not (isinstance(line.what, LogEvent) and line.what.level_number < min_level):
+        if display.shows(line.what):
             printer(line.what)
         if printer.error is not None:
             break
@@ -90,9 +91,7 @@ def _live(file: StreamFile, speed: float | None, display: Display) -> tuple[Tall
     except BaseException:
         view.close(None, PATIENCE)
         raise
-    view.close(
-        file.outcome or Outcome(reasons=("the recording has no end: it was cut off",)), PATIENCE
-    )
+    view.close(file.outcome or _NO_END, PATIENCE)
     return view.tally, view.error
 
 

@@ -32,9 +32,9 @@ from ..protocol.events import (
     OpenedEvent,
 )
 from ..protocol.metadata import INFER, MetadataValue
-from .render import clock
-from .tally import count
+from .render import clock, metadata_text
 from .text import json_text, one_line, safe
+from .words import count
 
 LEVEL_STYLES: Mapping[str, str] = {
     "DEBUG": "dim",
@@ -49,6 +49,9 @@ MAX_LINES = 40
 _MAX_CHARS = 400
 MAX_COLUMNS = 20
 MAX_LABELS = 100
+#: Values of one event that are drawn by types that take long; more of them are a line each.
+MAX_COSTLY = 10
+_COSTLY = frozenset({"md", "json", "table", "table_schema"})
 _MAX_LINE = 2000
 #: Under the text of a log line: clock, space, level, space.
 _INDENT = 18
@@ -142,8 +145,11 @@ def _with_metadata(head: Text, metadata: Mapping[str, MetadataValue]) -> Rendera
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(style="cyan", no_wrap=True, max_width=30)
     grid.add_column(overflow="fold")
+    costly = 0
     for label, value in islice(metadata.items(), MAX_LABELS):
-        grid.add_row(one_line(label, 100), metadata_value(value))
+        costly += _kind(value) in _COSTLY
+        drawn = metadata_value(value) if costly <= MAX_COSTLY else Text(metadata_text(value))
+        grid.add_row(one_line(label, 100), drawn)
     if len(metadata) > MAX_LABELS:
         grid.add_row("…", f"({count(len(metadata) - MAX_LABELS, 'more label')})")
     return Group(head, _indented(grid, 11))
@@ -153,7 +159,7 @@ def metadata_value(value: MetadataValue) -> RenderableType:
     """A metadata value by its type; one that is not what its type says, as JSON."""
     raw = value.raw_value
     try:
-        match _inferred(raw) if value.type == INFER else value.type:
+        match _kind(value):
             case "md":
                 return Markdown("\n".join(_lines(raw)), hyperlinks=False)
             case "json":
@@ -181,8 +187,11 @@ def metadata_value(value: MetadataValue) -> RenderableType:
         return _text(json_text(raw))
 
 
-def _inferred(raw: Any) -> str:
-    """As Dagster takes a value that comes without a type."""
+def _kind(value: MetadataValue) -> str:
+    """Its type; as Dagster takes a value that comes without one."""
+    raw = value.raw_value
+    if value.type != INFER:
+        return value.type
     if raw is None:
         return "null"
     names = {bool: "bool", int: "int", float: "float", str: "text"}

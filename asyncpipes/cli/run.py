@@ -1,90 +1,35 @@
-"""``asyncpipes run`` of one script: the display, the recording, the exit code."""
+"""``asyncpipes run`` of one script: what shows it, the recording, the exit code."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import signal
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, Protocol, cast
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
 
-from ..errors import InvalidParameterError, LaunchError, PipesError
-from ..host.process import Command
-from ..host.result import RunResult
+from ..errors import PipesError
 from ..host.settings import ForwardStdio
-from ..protocol.events import LEVEL_NUMBERS, Event, ExternalStreamEvent, Level, LogEvent
+from ..protocol.events import Event, ExternalStreamEvent
 from ..protocol.outcome import Outcome
 from . import exit_codes
-from .leaving import PATIENCE, in_time, leave, leave_at_once
+from .display import Display
+from .leaving import PATIENCE, in_time, interrupted, leave, leave_at_once
 from .recording import Recorder
-from .render import JsonPrinter, LinePrinter, Printer, summary
-from .running import Interrupts, Script, Subscribing, run_script
-from .tally import Tally, count
+from .render import JsonPrinter, LinePrinter, Printer, left_out_words, verdict
+from .running import (
+    RECORDING,
+    STDOUT,
+    Ending,
+    Interrupts,
+    Request,
+    Script,
+    Subscribing,
+    check_context,
+    run_script,
+)
+from .tally import Tally
 from .text import safe
-
-Kind = Literal["live", "lines", "json"]
-
-
-@dataclass(frozen=True)
-class Display:
-    """How events are shown.
-
-    Attributes:
-        kind: a live view, lines for a person, or JSON.
-        min_level: log lines below it are not shown; JSON has them all.
-    """
-
-    kind: Kind
-    min_level: Level
-
-    @classmethod
-    def chosen(cls, log_level: str, *, as_json: bool) -> Display:
-        """What fits our own output."""
-        kind: Kind = "json" if as_json else "live" if _is_live() else "lines"
-        return cls(kind, cast("Level", log_level.upper()))
-
-    def forward_stdio(self, *, is_recorded: bool = False) -> ForwardStdio:
-        """What becomes of the script's own output.
-
-        A terminal never gets it as it is, and a recording has it as events.
-        """
-        if self.kind != "lines" or _is_terminal():
-            return "events"
-        return "both" if is_recorded else True
-
-
-def _is_live() -> bool:
-    """Whether stdout is a terminal that obeys, and colours are not unwanted (no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
-        return False
-    return _is_terminal() and "utf" in sys.stdout.encoding.lower()
-
-
-def _is_terminal() -> bool:
-    try:
-        return sys.stdout is not None and sys.stdout.isatty()
-    except ValueError:  # closed
-        return False
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the options say of the script, or of all scripts."""
-
-    context: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
-    timeout: float | None = None
-    grace: float = 10.0
-    strict: bool = True
-    record: str | None = None
-
-    def script(self, command: Command) -> Script:
-        """The script with these options."""
-        return Script(command, self.context, self.env, self.cwd, self.timeout, self.grace)
 
 
 def run_one(command: Sequence[str], request: Request, display: Display) -> NoReturn:
@@ -93,6 +38,7 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
     Raises:
         InvalidParameterError: an option has a wrong value.
     """
+    check_context(request.context)  # before the recording of another run is replaced
     try:
         recorder = None if request.record is None else Recorder(request.record)
     except PipesError as error:
@@ -113,72 +59,42 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
     interrupts.at_last = at_last
     subscribing = shown.subscribing()
     if recorder is not None:
-        subscribing.in_threads = [*subscribing.in_threads, recorder]
+        subscribing.in_threads = {**subscribing.in_threads, RECORDING: recorder}
     try:
-        result = asyncio.run(_run(request.script(command), subscribing, interrupts, forward_stdio))
-    except InvalidParameterError:
-        shown.close(None)
-        raise
-    except LaunchError as error:
-        outcome = Outcome(reasons=(str(error),))
-        if recorder is not None:
-            recorder.close(outcome)
-        shown.close(outcome if display.kind == "json" else None)
-        leave(of_launch(error), f"asyncpipes: {error}")
-    except PipesError as error:
-        shown.close(None)
-        leave(exit_codes.PROTOCOL, f"asyncpipes: {error}")
-    except TimeoutError:
-        shown.close(None)
-        leave(
-            exit_codes.TIMEOUT, "asyncpipes: --timeout passed, and stdout has not taken all events"
+        ending = asyncio.run(
+            _run(request.script(command), subscribing, interrupts, forward_stdio, request.strict)
         )
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        shown.close(None)
-        leave(
-            exit_codes.of_signal(signal.SIGINT),
-            "asyncpipes: interrupted; the script has been ended",
-        )
-    code = exit_codes.of_outcome(result.outcome, strict=request.strict)
-    words = []
-    if interrupts.number is not None:
-        code = exit_codes.of_signal(interrupts.number)
-        words.append(f"asyncpipes: {interrupted(interrupts.number)}; the script has been ended")
-    shown.tally.kinds[ExternalStreamEvent] += subscribing.dropped
-    if subscribing.dropped and display.kind != "live":
-        words.append(
-            f"asyncpipes: {count(subscribing.dropped, 'piece')} of the script's output came"
-            " faster than could be written, and is left out"
-        )
-    _tell_and_leave(result.outcome, code, words, shown, recorder)
+    except (KeyboardInterrupt, asyncio.CancelledError):  # before our handlers were there
+        interrupts.number = signal.SIGINT
+        outcome = Outcome(cancelled=True, reasons=("it was interrupted",))
+        ending = Ending(outcome, exit_codes.of_outcome(outcome))
+    _tell_and_leave(ending, subscribing, interrupts, shown, recorder)
 
 
 def _tell_and_leave(
-    outcome: Outcome, code: int, words: Sequence[str], shown: Shown, recorder: Recorder | None
+    ending: Ending,
+    subscribing: Subscribing,
+    interrupts: Interrupts,
+    shown: Shown,
+    recorder: Recorder | None,
 ) -> NoReturn:
-    words = list(words)
+    code, outcome, left_out = ending.code, ending.outcome, subscribing.left_out
+    words = [f"asyncpipes: {line}" for line in left_out_words(left_out)]
+    if interrupts.number is not None:
+        code = exit_codes.of_signal(interrupts.number)
+        words.append(f"asyncpipes: {interrupted(interrupts.number)}; the script has been ended")
+    shown.tally.kinds[ExternalStreamEvent] += subscribing.uncounted
     if recorder is not None:
-        recorder.close(outcome)
-    out, err = shown.close(outcome)
+        recorder.close(outcome, left_out.get(RECORDING, 0))
+    out, err = shown.close(ending, left_out.get(STDOUT, 0))
     if recorder is not None and recorder.error is not None:
         code = code or exit_codes.OUTPUT
         words.append(f"asyncpipes: cannot write to {safe(recorder.path)}: {recorder.error}")
     if shown.error is not None:
         code = code or exit_codes.OUTPUT
         words.append(f"asyncpipes: cannot write to stdout: {shown.error}")
-        out, err = "", summary(outcome, shown.tally)
+        out, err = "", verdict(ending, shown.tally)
     leave(code, "\n".join(filter(None, [*words, err])), out)
-
-
-def interrupted(number: int) -> str:
-    """What happened to us, by the signal's number."""
-    return "interrupted" if number == signal.SIGINT else "terminated"
-
-
-def of_launch(error: LaunchError) -> int:
-    """The exit code of a command that cannot be started, as shells have it."""
-    is_missing = isinstance(error.__cause__, FileNotFoundError)
-    return exit_codes.NOT_FOUND if is_missing else exit_codes.NOT_EXECUTABLE
 
 
 class Shown(Protocol):
@@ -198,8 +114,13 @@ class Shown(Protocol):
     def subscribing(self) -> Subscribing:
         """What it wants of the session."""
 
-    def close(self, outcome: Outcome | None) -> tuple[str, str]:
-        """What is left to say, on stdout and on stderr; without an outcome nothing."""
+    def close(self, ending: Ending | None, left_out: int = 0) -> tuple[str, str]:
+        """What is left to say, on stdout and on stderr; without an ending nothing.
+
+        Args:
+            ending: how the script ended.
+            left_out: pieces of its output that came too fast for this.
+        """
 
 
 class _Printed:
@@ -214,37 +135,44 @@ class _Printed:
     def __init__(self, display: Display, *, has_output: bool) -> None:
         self._has_output = has_output
         self.tally = Tally()
+        self._display = display
         self._is_json = display.kind == "json"
         self._printer: Printer = JsonPrinter() if self._is_json else LinePrinter()
-        self._min_level = 0 if self._is_json else LEVEL_NUMBERS[display.min_level]
 
     @property
     def error(self) -> str | None:
         return self._printer.error
 
     def subscribing(self) -> Subscribing:
-        return Subscribing([self.tally.add], [self._print])
+        return Subscribing([self.tally.add], {STDOUT: self._print})
 
     def _print(self, event: Event) -> None:
-        if isinstance(event, LogEvent) and event.level_number < self._min_level:
+        if not self._display.shows(event):
             return
         is_captured = isinstance(event, ExternalStreamEvent) and event.position is None
         if self._has_output or not is_captured:
             self._printer(event)
 
-    def close(self, outcome: Outcome | None) -> tuple[str, str]:
-        if outcome is None:
+    def close(self, ending: Ending | None, left_out: int = 0) -> tuple[str, str]:
+        if ending is None:
             return "", ""
-        text = summary(outcome, self.tally)
+        text = verdict(ending, self.tally)
         if not self._is_json:
-            return text, ""
-        if not in_time(lambda: self._printer.outcome(outcome)):
+            # Where there was no run, these are words of ours.
+            return (text, "") if ending.fault is None else ("", text)
+        if not in_time(lambda: self._printer.outcome(ending.outcome, left_out)):
             self._printer.error = self._printer.error or "it has stalled"
         return "", text
 
 
 async def _run(
-    script: Script, subscribing: Subscribing, interrupts: Interrupts, forward_stdio: ForwardStdio
-) -> RunResult:
+    script: Script,
+    subscribing: Subscribing,
+    interrupts: Interrupts,
+    forward_stdio: ForwardStdio,
+    strict: bool,
+) -> Ending:
     interrupts.install()
-    return await run_script(script, subscribing, interrupts, forward_stdio=forward_stdio)
+    return await run_script(
+        script, subscribing, interrupts, strict=strict, forward_stdio=forward_stdio
+    )

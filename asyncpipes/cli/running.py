@@ -8,18 +8,25 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ..errors import ClosedError, PipesError
+from ..errors import ClosedError, InvalidParameterError, LaunchError, NotOpenError, PipesError
 from ..host.pipes_session import PipesSession
 from ..host.process import Command, PipesProcess
-from ..host.result import RunResult
 from ..host.session import open_pipes_session
 from ..host.subscription import Callback, Subscription
-from .leaving import PATIENCE
+from ..protocol.codec import dumps
+from ..protocol.context import build_context
+from ..protocol.outcome import Outcome
+from . import exit_codes
+from .leaving import ENDING_SIGNALS, PATIENCE
+
+#: What events are written to, by the names of :attr:`Subscribing.in_threads`.
+STDOUT = "stdout"
+RECORDING = "the recording"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,32 @@ class Script:
     cwd: str | None = None
     timeout: float | None = None
     grace: float = 10.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options say of the script, or of all scripts."""
+
+    context: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    timeout: float | None = None
+    grace: float = 10.0
+    strict: bool = True
+    record: str | None = None
+
+    def script(self, command: Command) -> Script:
+        """The script with these options."""
+        return Script(command, self.context, self.env, self.cwd, self.timeout, self.grace)
+
+
+def check_context(context: Mapping[str, Any]) -> None:
+    """Check the fields of a context as its session will, which may open much later.
+
+    Raises:
+        InvalidParameterError: one is wrong; names it.
+    """
+    dumps(build_context(**context).to_wire(), where="context")
 
 
 class Interrupts:
@@ -66,7 +99,7 @@ class Interrupts:
         """
         if sys.platform == "win32":
             return  # Ctrl-C is asyncio.run()'s there
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 asyncio.get_running_loop().add_signal_handler(number, self._take, number)
 
@@ -142,31 +175,55 @@ class Subscribing:
 
     Attributes:
         on_loop: does not block.
-        in_threads: may block, each in a thread.
+        in_threads: may block, each in a thread, by what it writes to.
         opened: is told of the session before there are events.
-        dropped: pieces of the script's output that one of them was too slow for.
+        uncounted: pieces of the script's output that came too fast for those on the loop.
+        left_out: pieces that came too fast for one in a thread, by what that writes to.
     """
 
     on_loop: Sequence[Callback] = ()
-    in_threads: Sequence[Callback] = ()
+    in_threads: Mapping[str, Callback] = field(default_factory=dict)
     opened: Callable[[PipesSession], None] = lambda session: None
-    dropped: int = 0
+    uncounted: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a script has ended.
+
+    Attributes:
+        outcome: of its session.
+        code: the exit code that says so.
+        fault: what kept its session from coming to its own end, or to a beginning.
+    """
+
+    outcome: Outcome
+    code: int
+    fault: str | None = None
+
+    @classmethod
+    def of_fault(cls, code: int, fault: str, outcome: Outcome = Outcome()) -> Ending:  # noqa: B008  # frozen
+        """The end by a fault, which is the last of the outcome's reasons."""
+        return cls(replace(outcome, reasons=(*outcome.reasons, fault)), code, fault)
 
 
 async def run_script(
-    script: Script, subscribing: Subscribing, interrupts: Interrupts, **options: Any
-) -> RunResult:
+    script: Script,
+    subscribing: Subscribing,
+    interrupts: Interrupts,
+    *,
+    strict: bool = True,
+    **options: Any,
+) -> Ending:
     """Run it to its end.
 
     Args:
         script: what to run.
         subscribing: who gets the events.
         interrupts: who ends it early.
+        strict: whether what was lost counts against the exit code.
         options: those of ``open_pipes_session``.
-
-    Raises:
-        PipesError: as ``open_pipes_session`` and ``launch``.
-        TimeoutError: it ended in time, and a subscriber has not taken all by ``timeout``.
     """
     task = asyncio.current_task()
     assert task is not None, "run by asyncio.run()"
@@ -180,17 +237,21 @@ async def run_script(
         late = True
         task.cancel()
 
-    subscriptions: list[Subscription] = []
-    session = open_pipes_session(
-        strict=False, collect="none", grace=script.grace, **options, **script.context
-    )
+    on_loop: list[Subscription] = []
+    in_threads: dict[str, Subscription] = {}
+    try:
+        session = open_pipes_session(
+            strict=False, collect="none", grace=script.grace, **options, **script.context
+        )
+    except InvalidParameterError as error:
+        return Ending.of_fault(exit_codes.USAGE, str(error))
     try:
         async with session:
-            subscriptions = [session.subscribe(callback) for callback in subscribing.on_loop]
-            slow = [session.subscribe(call, in_thread=True) for call in subscribing.in_threads]
-            subscriptions += slow
+            on_loop = [session.subscribe(callback) for callback in subscribing.on_loop]
+            for name, callback in subscribing.in_threads.items():
+                in_threads[name] = session.subscribe(callback, in_thread=True)
             subscribing.opened(session)
-            interrupts.watch(session, slow)
+            interrupts.watch(session, list(in_threads.values()))
             try:
                 process = await session.launch(script.command, env=script.env, cwd=script.cwd)
             except ClosedError:
@@ -202,12 +263,36 @@ async def run_script(
                 # The script has ended in time; to print what it said must not take longer.
                 watchdog = loop.call_at(ends_at, too_late)
     except asyncio.CancelledError:
-        if late:
-            raise TimeoutError from None
-        raise
+        if not late:
+            raise
+        fault = "--timeout passed, and not all events have been taken"
+        outcome = replace(session.outcome, timed_out=True)
+        return Ending.of_fault(exit_codes.TIMEOUT, fault, outcome)
+    except LaunchError as error:
+        return Ending.of_fault(_of_launch(error), str(error))
+    except InvalidParameterError as error:
+        return Ending.of_fault(exit_codes.USAGE, str(error))
+    except PipesError as error:
+        return Ending.of_fault(exit_codes.PROTOCOL, str(error), _outcome_of(session))
     finally:
         interrupts.leave(session)
-        subscribing.dropped = max((each.dropped for each in subscriptions), default=0)
+        subscribing.uncounted = max((each.dropped for each in on_loop), default=0)
+        subscribing.left_out = {
+            name: each.dropped for name, each in in_threads.items() if each.dropped
+        }
         if watchdog is not None:
             watchdog.cancel()
-    return session.result
+    return Ending(session.outcome, exit_codes.of_outcome(session.outcome, strict=strict))
+
+
+def _outcome_of(session: PipesSession) -> Outcome:
+    try:
+        return session.outcome
+    except NotOpenError:
+        return Outcome()
+
+
+def _of_launch(error: LaunchError) -> int:
+    """The exit code of a command that cannot be started, as shells have it."""
+    is_missing = isinstance(error.__cause__, FileNotFoundError)
+    return exit_codes.NOT_FOUND if is_missing else exit_codes.NOT_EXECUTABLE

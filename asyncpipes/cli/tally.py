@@ -17,6 +17,7 @@ from ..protocol.events import (
     MalformedEvent,
     MaterializationEvent,
 )
+from .words import count
 
 #: The key of a custom message that tells how far a script is.
 PROGRESS_KEY = "progress"
@@ -70,7 +71,8 @@ class Tally:
         kinds: how many of each class.
         levels: how many log lines of each level.
         failed_checks: how many checks failed.
-        bars: the latest of each progress bar, by its description.
+        bars: the latest of each progress bar, by its description; the one that moved last is
+            the last.
     """
 
     def __init__(self) -> None:
@@ -88,12 +90,17 @@ class Tally:
         elif kind is CustomMessageEvent:
             progress = Progress.of(event.payload)  # type: ignore[attr-defined]  # of this class
             if progress is not None:
-                if progress.description in self.bars or len(self.bars) < _MAX_BARS:
-                    self.bars[progress.description] = progress
+                self._keep(progress)
                 return progress
         elif kind is AssetCheckEvent and not event.passed:  # type: ignore[attr-defined]  # of this class
             self.failed_checks += 1
         return None
+
+    def _keep(self, progress: Progress) -> None:
+        self.bars.pop(progress.description, None)  # or it would stay where it was first
+        self.bars[progress.description] = progress
+        if len(self.bars) > _MAX_BARS:
+            del self.bars[next(iter(self.bars))]
 
     def merge(self, other: Tally) -> None:
         """Add the counts of another script."""
@@ -136,8 +143,3 @@ class Tally:
         if gaps := self.kinds[GapEvent]:
             parts.append(count(gaps, "gap"))
         return ", ".join(parts)
-
-
-def count(number: int, what: str) -> str:
-    """``1 check``, ``2 checks``."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -12,8 +12,9 @@ from ..protocol.outcome import Outcome
 from . import exit_codes
 from .leaving import leave
 from .recording import StreamFile
-from .tally import Tally, count
+from .tally import Tally
 from .text import one_line, safe
+from .words import count
 
 #: Characters of a reason: the line's own text may be part of it.
 _SHOWN = 400

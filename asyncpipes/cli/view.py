@@ -13,10 +13,12 @@ are the first to be left out, and a line in their place says how many; the count
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -35,11 +37,18 @@ from ..protocol.outcome import Outcome
 from .frames import SPINNER, Frames
 from .render import event_lines
 from .rich_render import render
-from .tally import Progress, Tally, count
+from .tally import Progress, Tally
 from .text import one_line, safe
+from .words import count, duration
 
 #: Events of a frame: what scrolls by at 300 lines a second can be seen, not read.
 _PER_FRAME = 30
+#: Seconds that a frame may spend on them: the live lines wait for it, and a table takes
+#: a hundredth or more.
+_FRAME_SECONDS = 0.05
+#: Seconds in which they are drawn as they should be once the script has ended. What still waits
+#: then is drawn as plain lines, which takes next to no time.
+_CLOSING_SECONDS = 1.0
 #: Events that wait for a frame. Above the first bound common ones are left out, above the
 #: second all of them.
 _MANY, _MOST = 60, 600
@@ -82,6 +91,7 @@ class View(Frames):
         self._lock = threading.Lock()  # of what is left out: a frame takes it away
         self._started = time.monotonic()
         self._outcome: Outcome | None = None
+        self._plain_from = math.inf
 
     @property
     def waiting(self) -> int:
@@ -110,9 +120,10 @@ class View(Frames):
 
         Args:
             outcome: how it ended; None where there is none to tell.
-            seconds: how long the terminal may take for that.
+            seconds: how long the terminal may take for each frame of that.
         """
         self._outcome = outcome
+        self._plain_from = time.monotonic() + _CLOSING_SECONDS
         self.end(seconds)
 
     def _leave_out(self) -> None:
@@ -126,7 +137,8 @@ class View(Frames):
     def above(self) -> list[str]:
         """What waits, as much as a frame takes."""
         taken: list[str] = []
-        while len(taken) < _PER_FRAME:
+        ends_at = time.monotonic() + _FRAME_SECONDS
+        while len(taken) < _PER_FRAME and (not taken or time.monotonic() < ends_at):
             with self._lock:
                 if not self._waiting:
                     break
@@ -142,7 +154,7 @@ class View(Frames):
         """Bars, state, counts."""
         state = self._state()
         seconds = time.monotonic() - self._started
-        style = {"open": "green", "waiting": "cyan", "closed": "green"}.get(state, "yellow")
+        style = style_of(state)
         status = Text.assemble(
             (f"{SPINNER[frame % len(SPINNER)]} ", style),
             (state, style),
@@ -162,19 +174,18 @@ class View(Frames):
         return list(map(self.screen.text_of, outcome_lines(self._outcome, self.tally)))
 
     def _text(self, event: Event) -> str:
-        try:
-            return self.screen.text_of(render(event))
-        except Exception:  # of rich, and of values that no type foresees: never the view's end
-            return self.screen.text_of(Text("\n".join(event_lines(event))))
+        if time.monotonic() < self._plain_from:
+            # Of rich, and of values that no type foresees: never the view's end.
+            with suppress(Exception):
+                return self.screen.text_of(render(event))
+        return self.screen.text_of(Text("\n".join(event_lines(event))))
 
 
-def duration(seconds: float) -> str:
-    """``7.2 s``, ``1:07``, ``2:00:07``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def style_of(state: str) -> str:
+    """The colour of a session's state."""
+    return {"open": "green", "starting": "cyan", "waiting": "cyan", "closed": "green"}.get(
+        state, "yellow"
+    )
 
 
 def bar(progress: Progress, cells: int = _BAR_CELLS) -> Text:

@@ -74,9 +74,16 @@ def event_to_json(event: Event) -> bytes:
     return _to_json(EVENT_NAMES[type(event)], event)
 
 
-def outcome_to_json(outcome: Outcome) -> bytes:
-    """The outcome likewise, with ``ok`` in front of its fields."""
-    return _to_json(OUTCOME_NAME, outcome, ok=outcome.ok)
+def outcome_to_json(outcome: Outcome, *, left_out: int = 0) -> bytes:
+    """The outcome likewise, with ``ok`` in front of its fields.
+
+    Args:
+        outcome: of the session.
+        left_out: pieces of the script's own output that are not among the lines before,
+            because whoever takes these was too slow; a key of its own if there are any.
+    """
+    more = {"left_out": left_out} if left_out else {}
+    return _to_json(OUTCOME_NAME, outcome, ok=outcome.ok, **more)
 
 
 def from_json(row: Mapping[str, Any]) -> Event | Outcome:

@@ -355,6 +355,9 @@ def test_the_exit_code_of_a_job(here: Path, job: dict[str, Any], code: int) -> N
         ('{"job": [{"command": 7}]}', "`command` must be a text, or a list of texts"),
         ('{"job": [{"command": "x", "timeout": true}]}', "`timeout` must be a number"),
         ('{"job": [{"command": "x", "timeout": 0}]}', "`timeout` must be above 0"),
+        ('{"job": [{"command": "x", "timeout": 1%s}]}' % ("0" * 400), "must be above 0"),
+        ('{"job": [{"command": "x", "record": "a\\u0000"}]}', "`record` is no file's name"),
+        ('{"jobs": 4, "job": [{"command": "x"}]}', "'jobs' is not known; all it has is [[job]]"),
         ('{"job": [{"command": "x", "grace": NaN}]}', "`grace` must be above 0"),
         ('{"job": [{"command": "x", "cwd": "none"}]}', "`cwd` is no directory: 'none'"),
         ('{"job": [{"command": "x", "partition_range": "a"}]}', "is not FIRST..LAST"),
@@ -378,6 +381,30 @@ def test_the_exit_code_of_a_job(here: Path, job: dict[str, Any], code: int) -> N
 def test_a_file_of_jobs_that_is_wrong(here: Path, text: str, what: str) -> None:
     (here / "jobs.json").write_text(text)
     assert what in refused(here, "run", "--file", "jobs.json")
+
+
+@pytest.mark.parametrize("wrong", [["--extra", "x=1e999"], ["--asset", ""]])
+def test_what_is_refused_replaces_no_recording(here: Path, wrong: list[str]) -> None:
+    (here / "keep.jsonl").write_text("precious")
+    refused(here, "run", "--record", "keep.jsonl", *wrong, "--", "true")
+    assert (here / "keep.jsonl").read_text() == "precious"
+
+
+def test_every_job_that_was_tried_has_an_outcome(here: Path) -> None:
+    jobs = [
+        {"name": "missing", "command": ["no-such-program"], "record": "missing.jsonl"},
+        {"name": "unwritable", "command": "true", "record": "none/r.jsonl"},
+        {"name": "null", "command": ["a\0b"]},
+    ]
+    (here / "jobs.json").write_text(json.dumps({"job": jobs}))
+    done = asyncpipes("run", "--json", "--jobs", "1", "--file", "jobs.json", cwd=here)
+    assert done.returncode == 127
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["job"], row["event"], row["ok"]) for row in rows] == [
+        ("missing", "outcome", False), ("unwritable", "outcome", False), ("null", "outcome", False)
+    ]  # fmt: skip
+    assert "none/r.jsonl" in rows[1]["reasons"][0]
+    assert json.loads((here / "missing.jsonl").read_text())["reasons"] == rows[0]["reasons"]
 
 
 def test_what_several_jobs_printed_is_not_replayed_as_one(here: Path) -> None:

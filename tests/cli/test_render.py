@@ -258,7 +258,8 @@ def test_a_terminal_that_fails_is_told(error: Exception) -> None:
 
 
 def test_grave_lines_of_jobs_are_bounded_and_said() -> None:
-    from asyncpipes.cli.jobs_view import Job, _JobFrames
+    from asyncpipes.cli.jobs_file import Job
+    from asyncpipes.cli.jobs_view import _JobFrames
     from asyncpipes.cli.running import Script
 
     job = Job("a", Script(["true"]), state="ok")
@@ -272,6 +273,14 @@ def test_grave_lines_of_jobs_are_bounded_and_said() -> None:
     assert "… 800 lines not shown, and counted" in text
     assert "ok after" in text
     assert frames.above() == []
+
+
+def test_wide_names_are_a_column_too() -> None:
+    from rich.cells import cell_len
+
+    from asyncpipes.cli.jobs_view import _padded
+
+    assert {cell_len(_padded(name, 9)) for name in ("a", "日本", "日本日本日本", "x" * 20)} == {9}
 
 
 def test_an_output_that_cannot_say_all_characters(tmp_path: Path) -> None:

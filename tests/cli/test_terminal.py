@@ -426,6 +426,59 @@ def test_twelve_jobs_in_a_small_terminal(tmp_path: Path) -> None:
         terminal.check_clean()
 
 
+LEVELS = """
+with open_pipes() as pipes:
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(pipes.log, level)("told as " + level)
+"""
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_log_level(tmp_path: Path, level: str, from_file: bool) -> None:
+    """Of jobs, a terminal has no room for what is not grave."""
+    command = list(map(str, script_of(tmp_path, LEVELS)))
+    (tmp_path / "jobs.json").write_text(json.dumps({"job": [{"command": command}]}))
+    what = ["--file", "jobs.json"] if from_file else ["--", *command]
+    with Terminal("run", "--log-level", level, *what, cwd=tmp_path) as terminal:
+        assert terminal.end() == 0
+        shown = re.findall("told as ([a-z]+)", terminal.text)
+        expected = ["info", "warning", "error", "critical"]
+        if level == "error":
+            expected = expected[2:]
+        elif from_file:
+            expected = expected[1:]
+        assert shown == expected
+        terminal.check_clean()
+
+
+def test_the_state_of_each_job(tmp_path: Path) -> None:
+    body = "wait('go 1')\nwith open_pipes():\n    wait('go 2')\n"
+    command = list(map(str, script_of(tmp_path, body)))
+    (tmp_path / "jobs.json").write_text(
+        json.dumps({"job": [{"name": "日本の job", "command": command}]})
+    )
+    with Terminal("run", "--file", "jobs.json", cwd=tmp_path) as terminal:
+        line = re.compile(r"^\S .*job  (\w+) +[\d.]+ s  0 mat", re.MULTILINE)
+        terminal.until(lambda: line.findall(terminal.text) == ["waiting"])
+        terminal.go("go 1")
+        terminal.until(lambda: line.findall(terminal.text) == ["open"])
+        terminal.go("go 2")
+        assert terminal.end() == 0
+        terminal.check_clean()
+
+
+def test_json_on_a_terminal_is_harmless(tmp_path: Path) -> None:
+    body = "print('a\\x9b31mb\\u202ec\\U000e0041', flush=True)\nwith open_pipes(): pass\n"
+    command = script_of(tmp_path, body)
+    with Terminal("run", "--json", "--", *command, cwd=tmp_path, columns=400) as terminal:
+        assert terminal.end() == 0
+        assert_harmless(terminal.raw)
+        rows = [json.loads(line) for line in terminal.lines if line.startswith("{")]
+        texts = [row["text"] for row in rows if row["event"] == "external_stream"]
+        assert texts == ["a\x9b31mb\u202ec\U000e0041\n"]
+
+
 @pytest.mark.parametrize("columns", [20, 200])
 def test_more_jobs_than_rows(tmp_path: Path, columns: int) -> None:
     command = script_of(tmp_path, JOB)
