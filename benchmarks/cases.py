@@ -43,12 +43,14 @@ class Subject:
         target: ``module:function``, called with the size in a fresh process.
         divisor: it does this much less than the benchmark's size; rates are compared.
         floor: the label of the floor that it is held against, for subjects of ours.
+        base: the label of what it is compared with, where that is not the case's.
     """
 
     label: str
     target: str
     divisor: int = 1
     floor: str = ""
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,28 @@ CASES = (
     ),
     Case(
         "view",
-        "view: log lines of a script through the live view, beside a subscriber that counts",
+        "view: a script's log lines, or tables and lines, through the live view, beside a"
+        " subscriber that counts",
         lambda sizes: sizes.messages,
-        (Metric("per_second", "log lines/s", "at least 0.8 x"),),
+        (Metric("per_second", _RATE, "at least 0.8 x"),),
         (
             Subject("ours, live view", f"{_HERE}.view:live"),
             Subject("bare run()", f"{_HERE}.view:bare"),
+            Subject(
+                "ours, live view, tables",
+                f"{_HERE}.view:live_tables",
+                divisor=2,
+                base="bare run(), tables",
+            ),
+            Subject("bare run(), tables", f"{_HERE}.view:bare_tables", divisor=2),
+            # What is drawn after the end has a second, whatever the length of the run.
+            Subject(
+                "ours, live view, few tables",
+                f"{_HERE}.view:live_tables",
+                divisor=10,
+                base="bare run(), few tables",
+            ),
+            Subject("bare run(), few tables", f"{_HERE}.view:bare_tables", divisor=10),
         ),
         base="bare run()",
     ),

@@ -43,8 +43,8 @@ class Row:
 
     Attributes:
         value: median of the rounds; ``low`` and ``high`` are their extremes.
-        against_stock: ours divided by stock, or by what else is the case's base; None for
-            that and the floor.
+        against_stock: ours divided by stock, or by what else is the case's or the subject's
+            base; None for that and the floor.
         share_of_floor: ours divided by the floor; None where there is none.
     """
 
@@ -95,7 +95,7 @@ class Report:
         share = None
         if subject.floor:
             share = row.value / median(self._values(case, subject.floor, metric))
-        against = row.value / median(self._values(case, case.base, metric))
+        against = row.value / median(self._values(case, subject.base or case.base, metric))
         return Row(
             case.name,
             subject.label,

@@ -24,6 +24,7 @@ from benchmarks.message import (
     write_backlog,
 )
 from benchmarks.runner import BenchmarkError, Measurement, Report, run_round
+from benchmarks.subjects import view
 from benchmarks.table import print_report, ratio
 
 pytestmark = pytest.mark.host
@@ -213,6 +214,40 @@ def test_the_table_divides_medians_and_counts_lossy_runs(
     assert (stock.against_stock, stock.share_of_floor) == (None, None)
     print_report(report, [case], 3)
     assert "stock: 12 messages were lost, in 3 of 3 runs" in capsys.readouterr().out
+
+
+def test_a_subject_may_have_a_base_of_its_own() -> None:
+    metric = Metric("per_second", "messages/s")
+    subjects = (Subject("ours", ""), Subject("ours, small", "", base="small"))
+    bases = (Subject("stock", ""), Subject("small", ""))
+    case = Case("case", "a case", lambda sizes: 1, (metric,), (*subjects, *bases))
+    report = Report({}, SIZES)
+    for subject, value in {"ours": 60, "ours, small": 3, "stock": 20, "small": 2}.items():
+        report.measurements.append(Measurement(1, "case", subject, {"per_second": value}))
+    assert [row.against_stock for row in report.rows([case])] == [3, 1.5, None, None]
+
+
+def test_the_view_is_measured_with_tables_too(quick: tuple[str, dict[str, Any]]) -> None:
+    rows = {row["subject"]: row for row in quick[1]["table"] if row["case"] == "view"}
+    for live, bare in (
+        ("ours, live view", "bare run()"),
+        ("ours, live view, tables", "bare run(), tables"),
+        ("ours, live view, few tables", "bare run(), few tables"),
+    ):
+        assert rows[live]["against_stock"] == rows[live]["value"] / rows[bare]["value"]
+    measured = [m for m in quick[1]["measurements"] if m["case"] == "view"]
+    counts = {m["subject"]: m["numbers"]["messages"] for m in measured}
+    assert counts["ours, live view, tables"] == counts["bare run(), tables"] == 100
+    assert view.table(7)["raw_value"]["records"][3]["order"] == 7003
+
+
+def test_the_last_that_the_view_says_is_what_counts() -> None:
+    text = "2 materializations, 1,999 log lines\r\x1b[J1 materialization, 12,000 log lines\n"
+    assert view.counted(text, "log line") == 12_000
+    assert view.counted(text, "materialization") == 1
+    assert view.counted("", "log line") == 0
+    with pytest.raises(LostMessageError, match="1 materializations were counted, and 2 were"):
+        view.check(1, 2, "materializations")
 
 
 @pytest.mark.parametrize(
