@@ -503,8 +503,63 @@ def test_context_that_is_deep_or_not_there(here: Path) -> None:
     assert bad.returncode == 1
     assert "DAGSTER_PIPES_CONTEXT" in bad.stderr
     assert "\x1b" not in bad.stderr
-    half = {"DAGSTER_PIPES_CONTEXT": env["DAGSTER_PIPES_CONTEXT"]}
-    assert "DAGSTER_PIPES_MESSAGES" in asyncpipes("context", cwd=here, env=half).stderr
+
+
+def told(here: Path, env: dict[str, str], *options: str) -> tuple[dict[str, Any], str]:
+    """What `context` can tell of an environment that is not whole, and what it says of the rest."""
+    done = asyncpipes("context", *options, cwd=here, env=env)
+    assert done.returncode == 1, done
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("how", ["missing", "spoilt"])
+def test_context_tells_what_is_left_of_the_variables(here: Path, how: str) -> None:
+    whole = bootstrap({"path": "/tmp/messages"}, extras={"token": "s3cret"})
+
+    def without(variable: str) -> dict[str, str]:
+        spoilt = {} if how == "missing" else {variable: "x"}
+        return {**{name: whole[name] for name in whole if name != variable}, **spoilt}
+
+    shown, err = told(here, without("DAGSTER_PIPES_CONTEXT"))
+    assert shown == {
+        "context": None, "context_params": None, "messages": {"path": "/tmp/messages"},
+    }  # fmt: skip
+    assert err.startswith("asyncpipes: environment variable DAGSTER_PIPES_CONTEXT is ")
+    shown, err = told(here, without("DAGSTER_PIPES_MESSAGES"))
+    assert shown["context"]["asset_keys"] == ["orders"]
+    assert shown["context"]["extras"] == {"token": "(str, hidden: --show-extras shows it)"}
+    assert shown["context_params"] == {"data": "(above)"}
+    assert shown["messages"] is None
+    assert err.startswith("asyncpipes: environment variable DAGSTER_PIPES_MESSAGES is ")
+    if how == "spoilt":
+        both = dict.fromkeys(whole, "x")
+        shown, err = told(here, both)
+        assert set(shown.values()) == {None}
+        assert len(err.splitlines()) == 2
+
+
+def test_context_that_is_in_a_bucket(here: Path) -> None:
+    from asyncpipes.protocol.bootstrap import encode_param
+
+    params = {"bucket": "b", "key": "k"}
+    env = bootstrap({"path": "/tmp/messages"})
+    env["DAGSTER_PIPES_CONTEXT"] = encode_param(params)
+    shown, err = told(here, env)
+    assert shown == {
+        "context": None, "context_params": params, "messages": {"path": "/tmp/messages"},
+    }  # fmt: skip
+    assert "neither `data` nor `path`" in err
+
+
+def test_context_data_that_is_none(here: Path) -> None:
+    env = bootstrap({}, retry_number="s3cret")
+    shown, err = told(here, env)
+    assert shown["context"] is None
+    assert shown["context_params"] == {"data": "(hidden: --show-extras shows it)"}
+    assert "retry_number must be an int, not str" in err
+    shown, err = told(here, env, "--show-extras")
+    assert shown["context_params"]["data"]["retry_number"] == "s3cret"
 
 
 def test_context_from_a_file(here: Path) -> None:
@@ -516,11 +571,9 @@ def test_context_from_a_file(here: Path) -> None:
     shown = json.loads(asyncpipes("context", cwd=here, env=env).stdout)
     assert shown["context"]["run_id"] == "of the file"
     env["DAGSTER_PIPES_CONTEXT"] = encode_param({"path": "none.json"})
-    assert "cannot read the context file none.json" in asyncpipes(
-        "context", cwd=here, env=env
-    ).stderr  # fmt: skip
-    env["DAGSTER_PIPES_CONTEXT"] = encode_param({})
-    assert "neither `data` nor `path`" in asyncpipes("context", cwd=here, env=env).stderr
+    shown, err = told(here, env)
+    assert (shown["context"], shown["context_params"]) == (None, {"path": "none.json"})
+    assert "cannot read the context file none.json" in err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
