@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from traceback import walk_tb
 
 
 def main() -> None:
@@ -23,10 +24,19 @@ def main() -> None:
         _main()
     except KeyboardInterrupt:  # while it was being imported
         sys.exit(130)
-    except OSError as error:  # click's own words: help, a version
+    except OSError as error:
+        if not _is_of_echo(error):  # a fault of ours, which is not to look like one of stdout
+            raise
         print(f"asyncpipes: cannot write to stdout: {error.strerror}", file=sys.stderr)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # or the interpreter tries again
         sys.exit(74)
+
+
+def _is_of_echo(error: OSError) -> bool:
+    """Whether it came of writing click's own words: help, a version, completion."""
+    from click import echo
+
+    return any(frame.f_code is echo.__code__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def _main() -> None:

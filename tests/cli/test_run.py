@@ -194,6 +194,21 @@ def test_help_and_version(arguments: list[str]) -> None:
             assert option in done.stdout
 
 
+def test_an_os_error_of_ours_is_not_told_as_one_of_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncpipes.cli.main import main
+
+    def validate(path: str) -> None:
+        raise PermissionError(13, "not here", path)
+
+    monkeypatch.setattr("asyncpipes.cli.validate.validate", validate)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["asyncpipes", "validate", str(tmp_path / "file")])
+    with pytest.raises(PermissionError, match="not here"):
+        main()
+
+
 def test_without_its_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ImportError('not here')")
     done = asyncpipes("run", "--", "true", env={**os.environ, "PYTHONPATH": str(tmp_path)},
