@@ -96,7 +96,10 @@ def cli() -> None:
     "--json", "as_json", is_flag=True, help="Print one JSON object a line, and nothing else."
 )
 @click.option(
-    "--record", metavar="FILE", type=click.Path(dir_okay=False), help="Write the same into a file."
+    "--record",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the events into FILE, as --json has them; what was in it is replaced.",
 )
 @click.option(
     "--file",
@@ -171,7 +174,8 @@ def run_command(
     \b
     Exit code: that of COMMAND, of the first that failed with --file; 128 + N if signal N
     ended it, or us; otherwise
-      74   it ended well, but stdout or --record did not take what was to be written
+      74   it ended well, but stdout or --record did not take what was to be written;
+           or what --record names cannot be opened, and nothing is launched
       76   it ended with 0, but messages were lost or malformed, it failed inside
            its context, never opened or closed one, or left processes running
       124  --timeout passed
@@ -238,7 +242,11 @@ def replay_command(file: str, speed: float | None, log_level: str, as_json: bool
       asyncpipes replay --speed 10 run.jsonl
       asyncpipes replay --log-level ERROR /tmp/messages
 
-    Exit code: 0 if FILE could be read.
+    \b
+    Exit code: 0 if FILE could be read; otherwise
+      2    it cannot be read, or has the events of several jobs, or the options are wrong
+      74   stdout did not take what was to be written
+      130  Ctrl-C; after another signal N, 128 + N
     """
     from .replay import replay
 
@@ -257,7 +265,12 @@ def validate_command(file: str) -> None:
       asyncpipes validate /tmp/messages
       asyncpipes validate run.jsonl && echo all is well
 
-    Exit code: 0 if there is no bad line, 1 if there is one, 2 if FILE cannot be read.
+    \b
+    Exit code: 0 if there is no bad line; otherwise
+      1    there is one
+      2    FILE cannot be read, or the options are wrong
+      74   stdout did not take what was to be written
+      130  Ctrl-C; after another signal N, 128 + N
     """
     from .validate import validate
 
@@ -271,14 +284,19 @@ def validate_command(file: str) -> None:
 def context_command(show_extras: bool) -> None:
     """Decode the bootstrap variables of this environment, for debugging.
 
-    Prints the context of the step and where messages go, as JSON.
+    Prints the context of the step and where messages go, as JSON; null for what cannot be told,
+    and why not on stderr.
 
     \b
     Examples:
       asyncpipes run --no-strict --asset orders -- asyncpipes context
       asyncpipes context --show-extras
 
-    Exit code: 0; 1 if there are no bootstrap variables, or they cannot be read.
+    \b
+    Exit code: 0; otherwise
+      1    there are no bootstrap variables, or not all of it can be told
+      2    the options are wrong
+      74   stdout did not take what was to be written
     """
     from .context import show
 

@@ -194,6 +194,21 @@ def test_help_and_version(arguments: list[str]) -> None:
             assert option in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("run", "74 76 124 126 127 2"),
+        ("replay", "2 74 130"),
+        ("validate", "1 2 74 130"),
+        ("context", "1 2 74"),
+        ("completion", ""),
+    ],
+)
+def test_help_tells_the_exit_codes(command: str, codes: str) -> None:
+    text = asyncpipes(command, "--help").stdout.partition("Exit code: ")[2]
+    assert " ".join(re.findall(r"^ +(\d+)  +\S", text, re.MULTILINE)) == codes
+
+
 def test_an_os_error_of_ours_is_not_told_as_one_of_stdout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
