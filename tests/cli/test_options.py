@@ -17,6 +17,7 @@ import pytest
 from asyncpipes import __version__
 from tests.support import PATIENCE, bootstrap
 
+from .given import given, walked
 from .terminal import WAITING, asyncpipes_command, environment
 
 pytestmark = pytest.mark.host
@@ -290,6 +291,49 @@ def test_a_file_of_jobs(here: Path) -> None:
     assert asyncpipes("validate", "first.jsonl", cwd=here).returncode == 0
     (here / "all.jsonl").write_text(done.stdout)
     assert asyncpipes("validate", "all.jsonl", cwd=here).returncode == 0, "a recording as well"
+
+
+def test_what_a_job_does_not_say_is_as_the_options_say(here: Path) -> None:
+    (here / "below").mkdir()
+    (here / "jobs.json").write_text(
+        json.dumps({"job": [{"command": [sys.executable, str(here / "show.py")]}]})
+    )
+
+    def shown(*options: str) -> dict[str, Any]:
+        done = asyncpipes("run", "--file", "jobs.json", "--json", *options, cwd=here)
+        assert done.returncode == 0, done.stderr
+        rows = map(json.loads, done.stdout.splitlines())
+        payload: dict[str, Any] = next(r["payload"] for r in rows if r["event"] == "custom_message")
+        return payload
+
+    of_all = shown(
+        "--run-id", "mine", "--job-name", "nightly", "--partition", "a", "--cwd", "below"
+    )
+    assert (of_all["run_id"], of_all["job_name"]) == ("mine", "nightly")
+    assert of_all["partitions"] == ["a", "a"]
+    assert of_all["cwd"] == str(here / "below")
+    assert shown("--partition-range", "a..c")["partitions"] == ["a", "c"]
+
+
+def test_times_of_all_jobs(here: Path) -> None:
+    (here / "jobs.json").write_text(
+        '{"job": [{"command": "trap : INT TERM; while :; do :; done"}]}'
+    )
+    options = ["--timeout", "0.5", "--grace", "0.1"]
+    done = asyncpipes("run", "--file", "jobs.json", *options, cwd=here)
+    assert done.returncode == 124, done
+    assert "timeout of 0.5 seconds" in done.stdout
+    assert "ended by signal 9" in done.stdout
+
+
+def test_log_level_and_no_strict_of_all_jobs(here: Path) -> None:
+    jobs = [{"command": [sys.executable, "show.py"]}, {"command": "true"}]
+    (here / "jobs.json").write_text(json.dumps({"job": jobs}))
+    options = ["--log-level", "WARNING", "--no-strict"]
+    done = asyncpipes("run", "--file", "jobs.json", *options, cwd=here)
+    assert done.returncode == 0, done
+    assert "a warning" in done.stdout
+    assert "a debug line" not in done.stdout
 
 
 def test_jobs_as_lines(here: Path) -> None:
@@ -642,46 +686,61 @@ def test_version(here: Path) -> None:
     assert asyncpipes("--version", cwd=here).stdout == f"asyncpipes {__version__}\n"
 
 
-def walked(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Every option of a command and of those below it, as (command, ..., option)."""
-    found = [
-        (*path, option)
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-        for option in parameter.opts
-    ]
-    if isinstance(command, click.Group):
-        for name, each in command.commands.items():
-            found += walked(each, (*path, name))
-    return found
-
-
-def untested(command: click.Command, tests: str) -> list[str]:
-    """Options that no test gives to their command."""
-    missing = []
-    for *path, option in walked(command):
-        is_given = rf"(?<![\w-]){re.escape(option)}(?![\w-])"
-        name = rf'"{path[-1]}"' if path else ""
-        if not re.search(is_given, tests) or not re.search(name, tests):
-            missing.append(" ".join([*path, option]))
-    return missing
-
-
-def test_every_option_has_a_test() -> None:
+def test_every_option_of_every_command_has_a_test() -> None:
     from asyncpipes.cli.commands import cli
 
-    here = Path(__file__).parent
-    tests = "".join(path.read_text() for path in sorted(here.glob("test_*.py")))
-    assert len(walked(cli)) > 20
+    sources = [path.read_text() for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    tested = set().union(*(given(cli, source) for source in sources))
+    assert len(walked(cli)) > 30
     assert {"run", "replay", "validate", "context", "completion"} == set(cli.commands)
-    assert untested(cli, tests) == []
+    assert walked(cli) - tested == set()
 
 
-def test_an_option_without_a_test_is_found() -> None:
-    @click.command()
-    @click.option("--brand-" + "new")
-    def command() -> None: ...
-
-    group = click.Group(commands={"run": command})
-    here = Path(__file__)
-    assert untested(group, here.read_text()) == ["run --brand-" + "new"]
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ('asyncpipes("run", "--a")', "--a"),
+        ('asyncpipes("run", "--a", "--b", "1")', "--a --b"),
+        ('asyncpipes("other", "--a")', ""),
+        ('asyncpipes("run")\n    asyncpipes("other", "--b")', ""),
+        ('asyncpipes("run", "--b")', ""),
+        ('asyncpipes("run", "--a", "--none")', ""),
+        ('asyncpipes("run", "--b", "--a")', "--b"),
+        ('asyncpipes("run", "--", "--a")', ""),
+        ('asyncpipes("run", "python", "--a")', ""),
+        ('print("run", "--a")', ""),
+        ('seen(here, "--a")', "--a"),
+        ('Terminal("run", f"--{x}", "--a")', ""),
+        ('options = ["--a"]\n    Terminal("run", *options)', "--a"),
+        ('options = [*OF_ALL, "--a"]\n    seen(here, *options)', "--a --b"),
+        ('option = "--a"\n    seen(here, option)', "--a"),
+        ('options: list[str] = ["--b", path()]\n    seen(here, *options)', "--b"),
+        ('seen(here, *(["--a"] if x else ["--b", "1"]))', "--a --b"),
+        ('seen(here, *OF_ALL)', "--b"),
+        ('seen(here, "--b", *who_knows())', "--b"),
+        ('seen(here, first)', "--a"),
+        ('seen(here, *second)', "--b"),
+        ('seen(here, *third)', "--a"),
+        ('seen(here, *fourth, *fifth)', ""),
+        ('done = asyncpipes("run", "--a")\n    assert done.returncode == 2', ""),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_test_of_an_option(body: str, options: str) -> None:
+    run = click.Command("run", params=[click.Option(["--a"], is_flag=True), click.Option(["--b"])])
+    run.context_settings = {"allow_interspersed_args": False}
+    other = click.Command("other", params=[])
+    group = click.Group("group", commands={"run": run, "other": other})
+    source = f"""
+OF_ALL = ["--b", "1"]
+ROWS = [["--a"]]
+@pytest.mark.parametrize(("first", "second"), [("--a", []), (1, ["--b", "1"])])
+@pytest.mark.parametrize("third", ROWS)
+@pytest.mark.parametrize("fourth", NOWHERE)
+@pytest.mark.parametrize("fifth", rows())
+def test_it(here, first, second, third):
+    {body}
+"""
+    assert given(group, source) == {("run", option) for option in options.split()}
+    assert walked(group) == {
+        ("--help",), ("run", "--help"), ("run", "--a"), ("run", "--b"), ("other", "--help"),
+    }  # fmt: skip
