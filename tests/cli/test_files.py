@@ -296,6 +296,19 @@ def test_hostile_values_in_the_view(tmp_path: Path) -> None:
         terminal.check_clean()
 
 
+def test_options_of_a_replay_in_the_view(tmp_path: Path) -> None:
+    from .terminal import Terminal
+
+    recording(tmp_path / "file")
+    options = ["--speed", "1000", "--log-level", "ERROR"]
+    with Terminal("replay", *options, "file", cwd=tmp_path) as terminal:
+        assert terminal.end() == 0
+        assert re.search(r"ERROR\W+two", terminal.text), terminal.text
+        assert not re.search(r"INFO\W+one", terminal.text)
+        assert "2 log lines (1 ERROR)" in terminal.text, "all are counted"
+        terminal.check_clean()
+
+
 @pytest.mark.parametrize("speed", ["1", "1000"])
 def test_speed_waits_between_events(
     tmp_path: Path, speed: str, monkeypatch: pytest.MonkeyPatch
