@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmbiguousContextError",
     "AssetCheckEvent",
+    "BinaryWriter",
     "BootstrapEncodingError",
     "BootstrapError",
     "BootstrapMissingError",
@@ -27,10 +28,13 @@ __all__ = [
     "ClosedEvent",
     "ContextData",
     "ContextInjector",
+    "ContextLoader",
     "CustomMessageEvent",
+    "DataProvenance",
     "EnvContextInjector",
     "EnvParamsLoader",
     "Event",
+    "EventIterator",
     "ExternalError",
     "ExternalStreamEvent",
     "GapEvent",
@@ -38,6 +42,7 @@ __all__ = [
     "InactiveError",
     "InactiveWarning",
     "IncompleteError",
+    "InjectedContext",
     "InvalidParameterError",
     "LaunchError",
     "LogEvent",
@@ -50,10 +55,13 @@ __all__ = [
     "OpenedEvent",
     "Outcome",
     "OutcomeError",
+    "ParamsLoader",
+    "PartitionKeyRange",
     "PipesContext",
     "PipesError",
     "PipesException",
     "PipesHandler",
+    "PipesProcess",
     "PipesSession",
     "ProcessFailedError",
     "ProtocolError",
@@ -63,7 +71,9 @@ __all__ = [
     "SessionTimeoutError",
     "Subscriber",
     "SubscriberError",
+    "Subscription",
     "TempFileContextInjector",
+    "TimeWindow",
     "TransitionError",
     "UndefinedError",
     "UsageError",
@@ -108,17 +118,26 @@ if TYPE_CHECKING:
     from .external.connection import PipesContext
     from .external.context import open_pipes
     from .external.inactive import InactiveWarning
-    from .external.loaders import CliParamsLoader, EnvParamsLoader, MappingParamsLoader
+    from .external.loaders import (
+        CliParamsLoader,
+        ContextLoader,
+        EnvParamsLoader,
+        MappingParamsLoader,
+        ParamsLoader,
+    )
     from .external.logging import PipesHandler
     from .host.context_injectors import (
         ContextInjector,
         EnvContextInjector,
+        InjectedContext,
         TempFileContextInjector,
     )
+    from .host.process import PipesProcess
     from .host.result import RunResult, SessionHealth, SessionStats
     from .host.session import PipesSession, open_pipes_session, run
-    from .host.subscribers import Subscriber, to_json_lines, to_list, to_logger
-    from .protocol.context import ContextData
+    from .host.subscribers import BinaryWriter, Subscriber, to_json_lines, to_list, to_logger
+    from .host.subscription import EventIterator, Subscription
+    from .protocol.context import ContextData, DataProvenance, PartitionKeyRange, TimeWindow
     from .protocol.events import (
         AssetCheckEvent,
         ClosedEvent,
@@ -149,13 +168,19 @@ _MODULES = {
     "external.connection": "PipesContext",
     "external.context": "open_pipes",
     "external.inactive": "InactiveWarning",
-    "external.loaders": "CliParamsLoader EnvParamsLoader MappingParamsLoader",
+    "external.loaders": (
+        "CliParamsLoader ContextLoader EnvParamsLoader MappingParamsLoader ParamsLoader"
+    ),
     "external.logging": "PipesHandler",
-    "host.context_injectors": "ContextInjector EnvContextInjector TempFileContextInjector",
+    "host.context_injectors": (
+        "ContextInjector EnvContextInjector InjectedContext TempFileContextInjector"
+    ),
+    "host.process": "PipesProcess",
     "host.result": "RunResult SessionHealth SessionStats",
     "host.session": "PipesSession open_pipes_session run",
-    "host.subscribers": "Subscriber to_json_lines to_list to_logger",
-    "protocol.context": "ContextData",
+    "host.subscribers": "BinaryWriter Subscriber to_json_lines to_list to_logger",
+    "host.subscription": "EventIterator Subscription",
+    "protocol.context": "ContextData DataProvenance PartitionKeyRange TimeWindow",
     "protocol.events": (
         "AssetCheckEvent ClosedEvent CustomMessageEvent Event ExternalStreamEvent GapEvent"
         " HealthEvent LogEvent MalformedEvent MaterializationEvent OpenedEvent"

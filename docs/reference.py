@@ -7,10 +7,12 @@ comes from another address.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +29,12 @@ DETAILS = (
     "asyncpipes.protocol.codec",
     "asyncpipes.protocol.metadata",
 )
+
+#: What belongs to the host itself in classes that users hold: nothing for them to call.
+INTERNAL = {
+    "PipesProcess": "end follow gone interrupt kill_and_reap leave",
+    "Subscription": "cut_off end hand_over offer offer_captured take wait_for_room",
+}
 
 #: The rule above, in and below a simple table of reStructuredText.
 _RULE = re.compile(r" *=+(?: +=+)+")
@@ -65,27 +73,55 @@ def _table(lines: list[str]) -> str:
     return "\n".join(f"{indent}| {' | '.join(cells)} |" for cells in rows)
 
 
+def without_docstring() -> Iterator[str]:
+    """Public names, and methods and properties of public classes, that have no docstring."""
+    for name in PUBLIC:
+        module = importlib.import_module(name)
+        for each in module.__all__:
+            value = getattr(module, each)
+            if each != "__version__" and not value.__doc__:
+                yield f"{name}.{each}"
+            for member in _members(value) if isinstance(value, type) else ():
+                if not inspect.getdoc(getattr(value, member)):
+                    yield f"{name}.{each}.{member}"
+
+
+def _members(kind: type) -> set[str]:
+    """The methods and properties that the class and those it builds on have of ours."""
+    return {
+        name
+        for base in kind.__mro__
+        if base.__module__.partition(".")[0] == "asyncpipes"
+        for name, value in vars(base).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or isinstance(value, (classmethod, property, staticmethod)))
+    }
+
+
+def hide_internals() -> None:
+    """Mark :data:`INTERNAL` as pdoc wants it."""
+    import asyncpipes
+
+    for kind, names in INTERNAL.items():
+        for name in names.split():
+            getattr(asyncpipes, kind).__dict__[name].__doc__ = "@private"
+
+
 def build(output: Path) -> None:
     """Write the pages.
 
     Raises:
         Warning: whatever pdoc warns of.
-        ValueError: a public name has no docstring.
+        ValueError: a public name, or a part of a public class, has no docstring.
     """
     # Dagster asks for the name of the machine's architecture when it is imported.
     os.environ["PDOC_ALLOW_EXEC"] = "1"
     import pdoc
     from pdoc import docstrings, render
 
-    bare = [
-        f"{name}.{each}"
-        for name in PUBLIC
-        for module in [importlib.import_module(name)]
-        for each in module.__all__
-        if each != "__version__" and not getattr(module, each).__doc__
-    ]
-    if bare:
-        raise ValueError(f"without a docstring: {', '.join(bare)}")
+    if bare := ", ".join(without_docstring()):
+        raise ValueError(f"without a docstring: {bare}")
+    hide_internals()
     original = docstrings.rst
     docstrings.rst = lambda contents, source_file: original(prepared(contents), source_file)
     try:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import html
 import importlib
+import inspect
 import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+
+from asyncpipes import EventIterator, PipesProcess, Subscription
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "docs" / "reference.py"
@@ -44,6 +49,71 @@ def test_every_public_name_has_its_entry(pages: dict[str, str], module: str) -> 
     assert set(names) <= entries
 
 
+def named(annotation: object) -> set[type]:
+    """The classes of ours in an annotation, however deep."""
+    if isinstance(annotation, type) and annotation.__module__.startswith("asyncpipes."):
+        return {annotation}
+    parts = annotation if isinstance(annotation, list) else get_args(annotation)
+    return set().union(*map(named, parts))
+
+
+def callables(value: Any) -> Iterator[Any]:
+    """A function, or the public ones of a class, and what hints its own fields have."""
+    yield value
+    for name, each in vars(value).items() if isinstance(value, type) else ():
+        if not name.startswith("_"):
+            function = getattr(each, "fget", getattr(each, "__func__", each))
+            if inspect.isfunction(function):
+                yield function
+
+
+def reachable() -> set[type]:
+    """Every class of ours that users get to hold, or have to give, by way of public names."""
+    modules = map(importlib.import_module, PUBLIC)
+    names = [getattr(module, name) for module in modules for name in module.__all__]
+    todo = [value for value in names if not isinstance(value, str)]
+    found: set[type] = set()
+    while todo:
+        for each in callables(todo.pop()):
+            hints = get_type_hints(each)
+            public = (hint for name, hint in hints.items() if not name.startswith("_"))
+            new = set().union(*map(named, public)) - found
+            found |= new
+            todo += new
+    return found
+
+
+def test_every_class_that_users_hold_or_give_has_its_entry(pages: dict[str, str]) -> None:
+    entries = {
+        entry for page in pages.values() for entry in re.findall(r'<section id="(\w+)"', page)
+    }
+    assert len(reachable()) > 30
+    assert {kind.__name__ for kind in reachable()} - entries == set()
+
+
+def test_classes_are_found_in_what_annotations_hold() -> None:
+    one, two, three = (type(name, (), {"__module__": "asyncpipes.x"}) for name in "abc")
+    assert named(Callable[[list[one]], dict[str, two] | None] | three) == {one, two, three}  # type: ignore[valid-type]  # made here
+    assert named(int) == named(Any) == set()
+    assert {PipesProcess, Subscription, EventIterator} <= reachable()
+
+
+def test_what_users_hold_is_told_without_the_hosts_own_part(pages: dict[str, str]) -> None:
+    page = pages["asyncpipes"]
+    members = set(re.findall(r'<div id="((?:PipesProcess|Subscription|EventIterator)\.\w+)"', page))
+    assert {member for member in members if not member.endswith(".__init__")} == {
+        f"{kind}.{name}"
+        for kind, names in {
+            "PipesProcess": "pid returncode wait terminate send_signal kill"
+            " group_is_alive survivors",
+            "Subscription": "name delivered dropped undelivered error detached"
+            " depth is_full detach",
+            "EventIterator": "aclose",
+        }.items()
+        for name in names.split()
+    }
+
+
 def test_what_the_docstrings_mean_is_understood(pages: dict[str, str]) -> None:
     for module, page in pages.items():
         shown = html.unescape(page.partition("<main")[2])
@@ -73,11 +143,12 @@ def test_a_warning_ends_the_build(tmp_path: Path) -> None:
     assert "UserWarning: a link leads nowhere" in done.stderr
 
 
-def test_a_public_name_without_a_docstring_ends_the_build() -> None:
+@pytest.mark.parametrize("name", ["run", "PipesSession.stop", "PipesProcess.pid", "Event"])
+def test_a_public_name_without_a_docstring_ends_the_build(name: str) -> None:
     code = f"""
         import runpy
         import asyncpipes
-        asyncpipes.run.__doc__ = None
+        asyncpipes.{name}.__doc__ = None
         runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     """
     done = subprocess.run(
@@ -85,7 +156,7 @@ def test_a_public_name_without_a_docstring_ends_the_build() -> None:
         capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "ValueError: without a docstring: asyncpipes.run" in done.stderr
+    assert f"ValueError: without a docstring: asyncpipes.{name}\n" in done.stderr
 
 
 def test_make_knows_it() -> None:

@@ -27,7 +27,11 @@ _DATA_KEY = "data"
 
 @runtime_checkable
 class ParamsLoader(Protocol):
-    """What ``dagster_pipes.PipesParamsLoader`` asks for (Dagster Pipes 0.1)."""
+    """Where the bootstrap is: what ``dagster_pipes.PipesParamsLoader`` asks for.
+
+    (Dagster Pipes 0.1.) Its methods are called where the context is entered, which ``async
+    with`` may do on the loop's thread, so they must not block. What they raise is raised there.
+    """
 
     def is_dagster_pipes_process(self) -> bool:
         """Whether a host launched this process."""
@@ -41,10 +45,18 @@ class ParamsLoader(Protocol):
 
 @runtime_checkable
 class ContextLoader(Protocol):
-    """What ``dagster_pipes.PipesContextLoader`` asks for."""
+    """How the context is read: what ``dagster_pipes.PipesContextLoader`` asks for.
+
+    (Dagster Pipes 0.1.) It may block: ``async with open_pipes()`` calls it in a worker thread,
+    and is seen through even if that is cancelled. What it raises is raised there.
+    """
 
     def load_context(self, params: Mapping[str, Any]) -> AbstractContextManager[Any]:
-        """Give the context data while the ``with`` lasts."""
+        """Give the context data while the ``with`` lasts.
+
+        Args:
+            params: the context params of the bootstrap, ``{"path": ...}`` for one.
+        """
 
 
 class MappingParamsLoader:
@@ -60,15 +72,26 @@ class MappingParamsLoader:
         self._source = source
 
     def is_dagster_pipes_process(self) -> bool:
+        """Whether at least one of the two values is there."""
         return bootstrap.is_present(self._mapping)
 
     def _load(self) -> bootstrap.Bootstrap:
         return bootstrap.from_mapping(self._mapping, source=self._source)
 
     def load_context_params(self) -> Mapping[str, Any]:
+        """The params of the context loader.
+
+        Raises:
+            BootstrapError: one of the two values is missing, or cannot be decoded.
+        """
         return self._load().context
 
     def load_messages_params(self) -> Mapping[str, Any]:
+        """The params of the message writer.
+
+        Raises:
+            BootstrapError: one of the two values is missing, or cannot be decoded.
+        """
         return self._load().messages
 
 
@@ -90,6 +113,11 @@ class CliParamsLoader:
         self._arguments = sys.argv[1:] if arguments is None else arguments
 
     def is_dagster_pipes_process(self) -> bool:
+        """Whether both values are there.
+
+        Raises:
+            BootstrapError: only one of them is, or one cannot be decoded.
+        """
         return bootstrap.from_arguments(self._arguments) is not None
 
     def _load(self) -> bootstrap.Bootstrap:
@@ -101,9 +129,19 @@ class CliParamsLoader:
         return found
 
     def load_context_params(self) -> Mapping[str, Any]:
+        """The params of the context loader.
+
+        Raises:
+            BootstrapError: one of the two values is missing, or cannot be decoded.
+        """
         return self._load().context
 
     def load_messages_params(self) -> Mapping[str, Any]:
+        """The params of the message writer.
+
+        Raises:
+            BootstrapError: one of the two values is missing, or cannot be decoded.
+        """
         return self._load().messages
 
 

@@ -29,7 +29,7 @@ class ContextInjector(ABC):
 
     @abstractmethod
     async def inject(self, data: ContextData) -> InjectedContext:
-        """Put it there.
+        """Put it there. Where it is cancelled or fails, nothing may be left behind.
 
         Raises:
             InvalidParameterError: the extras hold what JSON cannot.
@@ -38,7 +38,17 @@ class ContextInjector(ABC):
 
 
 class InjectedContext:
-    """The params that lead a script to its context, and the file to remove, if any."""
+    """The params that lead a script to its context, and the file to remove, if any.
+
+    What :meth:`ContextInjector.inject` returns; the session closes it at its end.
+
+    Args:
+        params: what the script's context loader gets: ``{"data": {...}}``, or whatever a
+            loader of one's own takes.
+
+    Attributes:
+        params: these, or what :meth:`write` has put in their place.
+    """
 
     def __init__(self, params: Mapping[str, Any] | None = None) -> None:
         self.params = {} if params is None else params
@@ -61,7 +71,7 @@ class InjectedContext:
             ) from error
 
     async def aclose(self) -> None:
-        """Remove the file. Idempotent."""
+        """Remove the file. Idempotent. A cancellation does not keep it from being removed."""
         path, self._path = self._path, None
         if path is not None:
             await to_its_end(_remove, path)

@@ -51,7 +51,12 @@ _DENIED_IS_GONE = sys.platform in ("darwin", "win32")
 
 
 class PipesProcess:
-    """A running script. Returned by ``PipesSession.launch``."""
+    """A running script. Returned by ``PipesSession.launch``.
+
+    On POSIX it leads a process group of its own, and signals go to all of that: what the
+    script has started too, save for what has left the group. The session ends and reaps it,
+    whether or not anything here is called. It belongs to the session's event loop.
+    """
 
     def __init__(self, process: anyio.abc.Process) -> None:
         self._process = process
@@ -71,8 +76,9 @@ class PipesProcess:
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Wait for the process to end and return its :attr:`returncode`. Safe to cancel.
+        """Wait for the process to end and return its :attr:`returncode`.
 
+        Safe to cancel, which leaves the process as it is. Any number of tasks may wait.
         Its messages may not all be read by then: leave the session's block, or
         iterate over ``events()`` to the end, for that.
         """
@@ -83,6 +89,9 @@ class PipesProcess:
     def terminate(self) -> None:
         """Send SIGTERM to the process and all of its group; a no-op once it has ended.
 
+        Returns at once, and SIGKILL does not follow: for that, leave the session's block by
+        an exception, or call ``PipesSession.stop``.
+
         Raises:
             PipesError: as :meth:`send_signal`.
         """
@@ -91,6 +100,9 @@ class PipesProcess:
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the process group; nothing happens if that is gone.
+
+        Args:
+            number: as ``signal.SIGUSR1``.
 
         Raises:
             PipesError: the system lets this user signal no process of the group. macOS
@@ -114,7 +126,10 @@ class PipesProcess:
             ) from error
 
     def group_is_alive(self) -> bool:
-        """Whether any process of the group is left, be it a zombie, or another user's."""
+        """Whether any process of the group is left, be it a zombie, or another user's.
+
+        Where there are no groups (Windows), whether the process itself runs.
+        """
         if self.returncode is None:
             return True
         if not _POSIX or self._group_gone:
@@ -129,11 +144,12 @@ class PipesProcess:
         return not self._group_gone
 
     async def survivors(self) -> list[int]:
-        """The members of the group that live on after the process has ended.
+        """The ids of the processes of the group that are alive.
 
         Zombies are none: in a container whose first process reaps nobody they stay for
         ever. Where there is no /proc to tell, a group that is left counts as alive, and
-        is named by its leader's id.
+        is named by its leader's id. A worker thread looks through /proc, for milliseconds
+        where there are a hundred processes. Safe to cancel.
         """
         if not self.group_is_alive():
             return []
@@ -217,7 +233,7 @@ class PipesProcess:
                 transport.close()
 
     def kill(self) -> None:
-        """Send SIGKILL to the group.
+        """Send SIGKILL to the group. Returns at once; :meth:`wait` tells when it has ended.
 
         Raises:
             PipesError: as :meth:`send_signal`.

@@ -47,6 +47,9 @@ _TURN_AFTER = 0.001
 class Subscription:
     """One subscriber and its queue. Returned by ``PipesSession.subscribe``.
 
+    It belongs to the session's event loop, and its counts are those of events. They are final
+    once the session is over.
+
     Attributes:
         name: what reasons and statistics call it.
         delivered: events that it has got.
@@ -55,6 +58,8 @@ class Subscription:
             raised (the event it raised at is one of them), or because it was too slow
             when the run was stopped.
         error: what its callback raised; it gets no events after that.
+        detached: it gets no more events: :meth:`detach` was called, its callback raised, or it
+            was too slow when the run was stopped.
     """
 
     def __init__(
@@ -96,11 +101,15 @@ class Subscription:
 
     @property
     def is_full(self) -> bool:
-        """Whether the reader waits for it."""
+        """Whether the reader waits for it, until half of its queue is done (``"wait"`` alone)."""
         return not self._room.is_set()
 
     def detach(self) -> None:
-        """Stop: forget what waits and hold nobody up. Idempotent."""
+        """Stop: forget what waits and hold nobody up. Idempotent, and returns at once.
+
+        An event that its callback is at work on is seen through. What is forgotten counts
+        neither as dropped nor as undelivered.
+        """
         self.detached = True
         self._queue.clear()
         self._captured.clear()
@@ -298,7 +307,9 @@ class EventIterator(AsyncIterator[Event]):
     """What ``PipesSession.events()`` returns: events in order, until the session is drained.
 
     It holds the reader up at its bound, as any subscriber does, until it is left: by
-    the end of the session's block, by :meth:`aclose`, or by being let go of.
+    the end of the session's block, by :meth:`aclose`, or by being let go of. Then it ends, and
+    what waited for it is forgotten. Waiting for an event is safe to cancel, and loses nothing.
+    One task at a time may wait.
     """
 
     def __init__(self, subscription: Subscription, loop: asyncio.AbstractEventLoop) -> None:
@@ -326,7 +337,7 @@ class EventIterator(AsyncIterator[Event]):
         return event
 
     async def aclose(self) -> None:
-        """Stop listening."""
+        """Stop listening: forget what waits and hold nobody up. Idempotent; never waits."""
         self._subscription.detach()
 
     def __del__(self) -> None:
