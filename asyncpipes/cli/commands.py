@@ -89,7 +89,8 @@ def cli() -> None:
     "--log-level",
     type=LEVEL,
     default="DEBUG",
-    help="Show log lines from this level on; all are counted.",
+    help="Show log lines from this level on; all are counted. Of several scripts a terminal shows"
+    " those from WARNING on at most.",
 )
 @click.option("--no-strict", is_flag=True, help="Exit with 0 although something was lost (76).")
 @click.option(
@@ -225,8 +226,8 @@ def run_command(
     "--speed",
     type=POSITIVE,
     metavar="X",
-    help="So many times as fast as it was, where the lines say when; by default as fast as it"
-    " can be shown.",
+    help="So many times as fast as it was, where the lines say when, but no pause over 10 s; by"
+    " default as fast as it can be shown.",
 )
 @click.option("--log-level", type=LEVEL, default="DEBUG", help="Show log lines from this level on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")

@@ -48,7 +48,7 @@ _PER_FRAME = 30
 _FRAME_SECONDS = 0.05
 #: Seconds in which they are drawn as they should be once the script has ended. What still waits
 #: then is drawn as plain lines, which takes next to no time.
-_CLOSING_SECONDS = 1.0
+_CLOSING_SECONDS = 0.25
 #: Events that wait for a frame. Above the first bound common ones are left out, above the
 #: second all of them.
 _MANY, _MOST = 60, 600
