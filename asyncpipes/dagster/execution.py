@@ -300,7 +300,7 @@ class Execution:
         except asyncio.CancelledError as caught:
             cancelled = caught
         if self._departure is _Departure.LET_FALL and self._interrupts is not None:
-            is_bad, caught_here = await self._interrupts.see_step_end()
+            is_bad, caught_here = await self._interrupts.see_step_end(self._watched)
             self._departure = _Departure.STEP_FAILED if is_bad else _Departure.STEP_ENDED
             cancelled = caught_here or cancelled
         # All that may be held against the run is known now, what Dagster did not take included.

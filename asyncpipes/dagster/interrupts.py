@@ -188,20 +188,17 @@ class Interrupts:
                         await watched.wait_left()
         await self._keep_orphans()
 
-    async def see_step_end(self) -> tuple[bool, asyncio.CancelledError | None]:
+    async def see_step_end(self, watched: Watched) -> tuple[bool, asyncio.CancelledError | None]:
         """Wait until the asset yields, or ends: whether it ends badly.
 
         For one that closes a stream :func:`by_collector`: an asset that raises has let go of
         it before it ends. A cancellation is returned, not raised.
         """
-        driven = self._driven
-        if driven is None:
-            return False, None
-        cancelled = await outlast(driven)
-        if driven.cancelled():
-            return True, cancelled
-        error = driven.exception()
-        return not (error is None or isinstance(error, StopAsyncIteration)), cancelled
+        cancelled: asyncio.CancelledError | None = None
+        # It may have ended long ago: a script takes its time to end, and the loop closes.
+        if self._driven is not None and not watched.is_left_behind:
+            cancelled = await outlast(self._driven)
+        return watched.interrupted or watched.step_failed is True, cancelled
 
     def resume(self) -> None:
         """The step goes on, perhaps after a ``yield``: in a new task, with Dagster's handlers."""
@@ -267,7 +264,7 @@ class Interrupts:
                 return  # Dagster gets that result; the next step is cancelled
             if error is None or isinstance(error, StopAsyncIteration):
                 raise _Interrupted
-        elif error is not None:
+        elif not has_yielded:
             # Scripts whose stream was left open, or whose siblings failed: the loop does not
             # go on before the next step, or the next try of this one, and there ends them.
             for watched in self._watched:

@@ -18,6 +18,8 @@ import asyncpipes
 from tests.support import PATIENCE
 
 SPINNER = re.compile("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]")
+#: The cursor is back where the live lines begin.
+FRAME_END = re.compile(r"\r(\x1b\[\d+A)?\Z")
 #: What the view itself may send: colours, links, erasing what is below, cursor up.
 OWN = re.compile(r"\x1b\[[0-9;]*m|\x1b\]8;[^\x1b\x07]*\x1b\\|\x1b\[J|\x1b\[\d+A|\r")
 
@@ -120,9 +122,9 @@ class Terminal:
             assert self._read(), f"the command ended before it came:\n{self.text}"
 
     def until_drawn(self) -> None:
-        """Look until all that is there was drawn anew."""
+        """Look until all that is there was drawn anew, and no half of a frame is there."""
         before = self.frames
-        self.until(lambda: self.frames >= before + 2)
+        self.until(lambda: self.frames >= before + 2 and FRAME_END.search(self.raw) is not None)
 
     def resize(self, rows: int, columns: int) -> None:
         self.screen.resize(rows, columns)

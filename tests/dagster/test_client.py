@@ -633,14 +633,23 @@ HOLDING = """
 with open_pipes(handle_signals=False) as pipes:
     for key in ("a", "b", "c"):
         pipes.report_asset_materialization({"n": 1}, asset_key=key)
-    wait_for(f"{sys.argv[1]}/end")
+    try:
+        wait_for(f"{sys.argv[1]}/end")
+    finally:
+        time.sleep(float(sys.argv[2]))
 """
 
 
+@pytest.mark.parametrize("seconds", [0, 1])
 @pytest.mark.parametrize("cleaning", ["none", "awaits", "holds"])
-def test_what_a_failing_asset_has_not_taken_is_kept(cleaning: str, tmp_path: Path) -> None:
-    """Whoever lets go of the stream, and when: what it holds may be what it fails for."""
-    command = [*script(tmp_path, HOLDING), str(tmp_path)]
+def test_what_a_failing_asset_has_not_taken_is_kept(
+    cleaning: str, seconds: float, tmp_path: Path
+) -> None:
+    """Whoever lets go of the stream, and when: what it holds may be what it fails for.
+
+    However long the script takes to end, be it longer than its step.
+    """
+    command = [*script(tmp_path, HOLDING), str(tmp_path), str(seconds)]
     client = AsyncPipesSubprocessClient()
 
     @dg.multi_asset(specs=[dg.AssetSpec(key) for key in "abc"])
@@ -667,7 +676,7 @@ def test_what_a_failing_asset_has_not_taken_is_kept(cleaning: str, tmp_path: Pat
 
 
 def test_what_an_asset_leaves_of_its_own_will_is_not_kept(tmp_path: Path) -> None:
-    command = [*script(tmp_path, HOLDING), str(tmp_path)]
+    command = [*script(tmp_path, HOLDING), str(tmp_path), "0"]
     client = AsyncPipesSubprocessClient()
 
     @dg.multi_asset(specs=[dg.AssetSpec(key) for key in "abc"])
