@@ -124,7 +124,9 @@ class Terminal:
     def until_drawn(self) -> None:
         """Look until all that is there was drawn anew, and no half of a frame is there."""
         before = self.frames
-        self.until(lambda: self.frames >= before + 2 and FRAME_END.search(self.raw) is not None)
+        self.until(
+            lambda: self.frames >= before + 2 and FRAME_END.search(self.raw[-20:]) is not None
+        )
 
     def resize(self, rows: int, columns: int) -> None:
         self.screen.resize(rows, columns)
