@@ -89,8 +89,8 @@ def cli() -> None:
     "--log-level",
     type=LEVEL,
     default="DEBUG",
-    help="Show log lines from this level on; all are counted. Of several scripts a terminal shows"
-    " those from WARNING on at most.",
+    help="Show log lines from this level on; all are counted. With --file, a terminal shows none"
+    " below WARNING.",
 )
 @click.option("--no-strict", is_flag=True, help="Exit with 0 although something was lost (76).")
 @click.option(
@@ -186,9 +186,12 @@ def run_command(
     """
     if partition is not None and partition_range is not None:
         raise click.UsageError("give either --partition or --partition-range")
-    if bool(command) == (file is not None):
-        what = "not both" if command else "the script to run"
-        raise click.UsageError(f"Missing argument 'COMMAND...' or --file FILE: {what}")
+    if command and file is not None:
+        raise click.UsageError("give either COMMAND or --file, not both")
+    if not command and file is None:
+        raise click.UsageError("Missing argument 'COMMAND...' or --file FILE: the script to run")
+    if record == "":
+        raise click.UsageError("--record has no file's name")
     if file is None and jobs is not None:
         raise click.UsageError("--jobs is for --file")
     context: dict[str, Any] = {

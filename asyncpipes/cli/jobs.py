@@ -23,7 +23,7 @@ from .recording import Recorder
 from .render import left_out_words
 from .running import RECORDING, Ending, Interrupts, Request, run_script
 from .tally import Tally
-from .text import safe
+from .text import one_line, safe
 from .words import count, duration
 
 
@@ -99,6 +99,12 @@ def _closing(jobs: Sequence[Job], seconds: float) -> list[str]:
     return lines
 
 
+#: Of a job that had to wait until it was too late.
+_NOT_STARTED = Outcome(cancelled=True, reasons=("it was not started: interrupted before that",))
+#: Lines of a failed job's stderr that are shown.
+_STDERR_LINES = 10
+
+
 async def _run_all(
     jobs: Sequence[Job], at_once: int, request: Request, shown: JobsDisplay, interrupts: Interrupts
 ) -> None:
@@ -106,7 +112,7 @@ async def _run_all(
     room, printing = asyncio.Semaphore(at_once), CapacityLimiter(1)
 
     async def run(job: Job) -> None:
-        outcome: Outcome | None = None
+        outcome = _NOT_STARTED
         async with room:
             if interrupts.number is not None:
                 job.state = "not started"
@@ -144,6 +150,8 @@ async def _run_job(
         if recorder.error is not None:
             job.code = job.code or exit_codes.OUTPUT
             job.reasons.append(f"cannot write to {recorder.path}: {recorder.error}")
+    if job.code:
+        job.stderr = [one_line(line, 400) for line in ending.stderr.splitlines()[-_STDERR_LINES:]]
     job.seconds = time.monotonic() - job.started
     job.state = "failed" if job.code else "ok"
     return ending.outcome

@@ -55,6 +55,7 @@ class Job:
         seconds: how long it took, or since when it runs.
         code: its exit code, once it has ended.
         reasons: why it failed.
+        stderr: the last lines that it wrote there.
         left_out: pieces of its output that came too fast, by for what.
     """
 
@@ -68,6 +69,7 @@ class Job:
     seconds: float = 0.0
     code: int = 0
     reasons: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -95,9 +97,10 @@ def read_jobs(path: str, request: Request) -> list[Job]:
     rows = data.get("job") if isinstance(data, dict) else None
     for key in data if isinstance(data, dict) else ():
         if key != "job":
-            raise InvalidParameterError(f"{path}: {key!r} is not known; all it has is [[job]]")
+            raise InvalidParameterError(f"{path}: {key!r} is not known, `job` is all it has")
     if not isinstance(rows, list) or not rows:
-        raise InvalidParameterError(f"{path} has no jobs: it needs [[job]], each with a `command`")
+        what = '{"job": [...]}' if path.endswith(".json") else "[[job]]"
+        raise InvalidParameterError(f"{path} has no jobs: it needs {what}, each with a `command`")
     jobs = [_job(path, number, row, request) for number, row in enumerate(rows, 1)]
     names = [job.name for job in jobs]
     for name in names:
@@ -120,7 +123,7 @@ def _job(path: str, number: int, row: Any, request: Request) -> Job:
         types, what = _KEYS[key]
         if not isinstance(value, types) or isinstance(value, bool):
             raise InvalidParameterError(f"{where}: `{key}` must be {what}, got {value!r}")
-    if "\0" in row.get("record", ""):
+    if "\0" in row.get("record", "") or row.get("record") == "":
         raise InvalidParameterError(f"{where}: `record` is no file's name: {row['record']!r}")
     if row.get("name") == "":
         raise InvalidParameterError(f"{where}: `name` is empty")

@@ -23,7 +23,7 @@ from .render import JsonPrinter, LinePrinter, Printer, event_lines
 from .running import STDOUT, Interrupts, Subscribing
 from .shown_state import ShownState
 from .tally import Tally
-from .text import one_line
+from .text import one_line, safe
 from .view import bar, style_of
 from .words import count, duration
 
@@ -51,8 +51,8 @@ class JobsDisplay(ABC):
         """What it wants of a job's session."""
 
     @abstractmethod
-    def ended(self, job: Job, outcome: Outcome | None) -> None:
-        """A job has ended, or, without an outcome, was not started. May block."""
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended, or was not started. May block."""
 
     @abstractmethod
     def close(self, lines: Sequence[str]) -> tuple[str, str]:
@@ -83,11 +83,11 @@ class PrintedJobs(JobsDisplay):
 
         return Subscribing([job.tally.add], {STDOUT: show})
 
-    def ended(self, job: Job, outcome: Outcome | None) -> None:
+    def ended(self, job: Job, outcome: Outcome) -> None:
         printer = self._printers[job.name]
-        if outcome is not None:
-            printer.outcome(outcome, job.left_out.get(STDOUT, 0))
-        printer.line(job.line())
+        printer.outcome(outcome, job.left_out.get(STDOUT, 0))
+        for line in [job.line(), *(f"  - {safe(reason)}" for reason in job.reasons)]:
+            printer.line(line)
         self.error = self.error or printer.error
 
     def close(self, lines: Sequence[str]) -> tuple[str, str]:
@@ -101,7 +101,7 @@ class LiveJobs(JobsDisplay):
     def __init__(self, jobs: Sequence[Job], display: Display, interrupts: Interrupts) -> None:
         self._display = display
         self._interrupts = interrupts
-        self._frames = _JobFrames(sys.stdout, jobs)
+        self._frames = _JobFrames(sys.stdout, jobs, interrupts)
         self._frames.start()
 
     def subscribing(self, job: Job) -> Subscribing:
@@ -114,7 +114,7 @@ class LiveJobs(JobsDisplay):
         job.session_state = lambda: state.text
         return Subscribing([take], opened=state.open)
 
-    def ended(self, job: Job, outcome: Outcome | None) -> None:
+    def ended(self, job: Job, outcome: Outcome) -> None:
         self._frames.ended(job)
 
     def close(self, lines: Sequence[str]) -> tuple[str, str]:
@@ -131,8 +131,9 @@ class _JobFrames(Frames):
         closing: the last lines.
     """
 
-    def __init__(self, file: TextIO, jobs: Sequence[Job]) -> None:
+    def __init__(self, file: TextIO, jobs: Sequence[Job], interrupts: Interrupts) -> None:
         super().__init__(file)
+        self._interrupts = interrupts
         self.closing: Sequence[str] = ()
         self._jobs = jobs
         self._started = time.monotonic()
@@ -160,9 +161,12 @@ class _JobFrames(Frames):
         mark, style = {"ok": ("✓", "bold green"), "failed": ("✗", "bold red")}.get(
             job.state, ("·", "dim")
         )
-        text = Text.assemble((f"{mark} ", style), self._name(job), job.line())
+        lines = [Text.assemble((f"{mark} ", style), self._name(job), job.line())]
+        # What the others wrote is theirs to show; of one that failed it tells why.
+        lines += [Text(f"      err │ {line}", "magenta") for line in job.stderr]
+        lines += [Text(f"    - {safe(reason)}", "red") for reason in job.reasons]
         with self._lock:
-            self._waiting.append(text)
+            self._waiting += lines
 
     def above(self) -> list[str]:
         taken: list[Text] = []
@@ -192,6 +196,8 @@ class _JobFrames(Frames):
         ]
         text = f"  {count(len(self._jobs), 'job')}: {', '.join(states)}  "
         text += f"{duration(now - self._started)}  {total.results()}"
+        if self._interrupts.number is not None:
+            text += "  ending (Ctrl-C again: at once)"
         return [*lines, Text(text, "bold")]
 
     def last(self) -> Sequence[str]:

@@ -17,9 +17,11 @@ from .exit_codes import OUTPUT
 
 #: How long our own stdout, stderr and files may take for the last of it, in seconds.
 PATIENCE = 2.0
-#: What ends the command. Windows knows no SIGHUP.
+#: What ends the command. Windows knows the first two alone.
 ENDING_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
 )
 
 
@@ -41,7 +43,7 @@ def interrupted(number: int) -> str:
 
 
 def raise_when_signalled() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP raise :class:`Signalled` in the main thread.
+    """Have the signals that end us raise :class:`Signalled` in the main thread.
 
     For commands without an event loop, so that they put the terminal in order. Those that are
     ignored stay so: ``nohup`` and a shell's ``&`` ask for that.

@@ -117,7 +117,7 @@ class Positive(click.FloatRange):
     ) -> float:
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):  # click lets nan pass: it is not below 0
-            self.fail(f"{value!r} is no number above 0", param, ctx)
+            self.fail(f"{value!r} is no finite number above 0", param, ctx)
         return number
 
 

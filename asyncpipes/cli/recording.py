@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +21,12 @@ from ..protocol.outcome import Outcome, judge
 from ..protocol.reading import SessionReader
 from .leaving import in_time
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 #: How a recording begins; its first bytes tell. What ``--json`` prints of several jobs has
 #: the job's name in front.
 _RECORDED = re.compile(
@@ -49,8 +57,9 @@ class Recorder:
         self.path = path
         self.error: str | None = None
         try:
-            # Without a buffer: each line is in the file at once, whatever becomes of us.
-            self._file = open(path, "wb", buffering=0)  # noqa: SIM115  # closed by close()
+            self._file = _opened(path)
+        except BlockingIOError as error:
+            raise PipesError(f"cannot write {path}: another run is recorded there") from error
         except OSError as error:
             raise PipesError(f"cannot write {path}: {error.strerror}") from error
 
@@ -83,6 +92,26 @@ class Recorder:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             self.error = error.strerror or str(error)
+
+
+def _opened(path: str) -> io.FileIO:
+    """The file, emptied, and ours until it is closed.
+
+    Without a buffer: each line is in the file at once, whatever becomes of us.
+
+    Raises:
+        BlockingIOError: somebody else records there.
+    """
+    file = io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | _CLOEXEC, 0o666), "w")
+    try:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,10 +167,15 @@ def event_lines(event: Event) -> list[str]:
     raise AssertionError(f"no such event: {event!r}")
 
 
+def after(outcome: Outcome) -> str:
+    """How long it took, where that is known: a file may not tell."""
+    return f" after {duration(outcome.duration)}" if outcome.duration else ""
+
+
 def summary(outcome: Outcome, tally: Tally) -> str:
     """The last lines: how it ended, and why."""
     verdict = "ok" if outcome.ok else "NOT OK"
-    text = f"asyncpipes: {verdict} after {duration(outcome.duration)}: {tally.results()}"
+    text = f"asyncpipes: {verdict}{after(outcome)}: {tally.results()}"
     return "\n".join([text, *(f"  - {reason}" for reason in map(safe, outcome.reasons))])
 
 

@@ -24,6 +24,10 @@ from ..protocol.outcome import Outcome
 from . import exit_codes
 from .leaving import ENDING_SIGNALS, PATIENCE
 
+#: Seconds in which two signals are one.
+_TOGETHER = 0.15
+#: Seconds that each ending of a script may take to be printed, once it is to be at once.
+_IN_HASTE = 0.2
 #: What events are written to, by the names of :attr:`Subscribing.in_threads`.
 STDOUT = "stdout"
 RECORDING = "the recording"
@@ -77,7 +81,10 @@ def check_context(context: Mapping[str, Any]) -> None:
 
 
 class Interrupts:
-    """SIGINT, SIGTERM and SIGHUP: once, all scripts end in an orderly way; twice, at once.
+    """Signals that end us: once, all scripts end in an orderly way; twice, at once.
+
+    Whoever signals a process and its group as well, as timeout(1) does, sends two within
+    milliseconds, and means one.
 
     Attributes:
         number: the first signal that came, or None.
@@ -89,6 +96,7 @@ class Interrupts:
         self.number: int | None = None
         self.at_last: Callable[[], object] = lambda: None
         self._is_final = False
+        self._taken_at = 0.0
         self._running: dict[PipesSession, _Running] = {}
         self._printing: set[CancelScope] = set()
 
@@ -138,13 +146,16 @@ class Interrupts:
     def _printed_by(self) -> float:
         # The loop's own clock, which anyio goes by: in a signal's callback there is no task,
         # and older versions of anyio do not know where they are.
-        return asyncio.get_running_loop().time() + (0 if self._is_final else PATIENCE)
+        return asyncio.get_running_loop().time() + (_IN_HASTE if self._is_final else PATIENCE)
 
     def _take(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
         if self.number is None:
-            self.number = number
+            self.number, self._taken_at = number, now
             for session in list(self._running):
                 session.stop(self._reason)
+        elif now - self._taken_at < _TOGETHER:
+            return
         elif not self._is_final:
             self._is_final = True
             for running in self._running.values():
@@ -196,11 +207,13 @@ class Ending:
         outcome: of its session.
         code: the exit code that says so.
         fault: what kept its session from coming to its own end, or to a beginning.
+        stderr: the last of what it wrote there.
     """
 
     outcome: Outcome
     code: int
     fault: str | None = None
+    stderr: str = ""
 
     @classmethod
     def of_fault(cls, code: int, fault: str, outcome: Outcome = Outcome()) -> Ending:  # noqa: B008  # frozen
@@ -250,6 +263,7 @@ async def run_script(
             on_loop = [session.subscribe(callback) for callback in subscribing.on_loop]
             for name, callback in subscribing.in_threads.items():
                 in_threads[name] = session.subscribe(callback, in_thread=True)
+                in_threads[name].name = name
             subscribing.opened(session)
             interrupts.watch(session, list(in_threads.values()))
             try:
@@ -282,7 +296,8 @@ async def run_script(
         }
         if watchdog is not None:
             watchdog.cancel()
-    return Ending(session.outcome, exit_codes.of_outcome(session.outcome, strict=strict))
+    outcome, stderr = session.outcome, session.result.stderr
+    return Ending(outcome, exit_codes.of_outcome(outcome, strict=strict), stderr=stderr)
 
 
 def _outcome_of(session: PipesSession) -> Outcome:

@@ -25,6 +25,9 @@ from rich.text import Text
 
 from .text import safe
 
+#: Erases the live lines, from where they begin. From the second column on, and the first by a
+#: space: tmux takes a screen that is erased from its very corner for one to be kept.
+ERASE = "\r \x1b[J\r"
 #: Where a terminal does not say how large it is.
 _COLUMNS, _ROWS = 80, 24
 
@@ -74,7 +77,7 @@ class Screen:
             OSError, ValueError: the terminal takes nothing.
         """
         columns, rows = self.size
-        parts = ["\r\x1b[J"] if self._is_live else []
+        parts = [ERASE] if self._is_live else []
         parts += above
         # The last ones are the most telling, if there is no room for all.
         lines = [line.copy() for line in live[-max(rows - 1, 1) :]]

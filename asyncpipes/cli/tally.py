@@ -42,6 +42,11 @@ class Progress:
     completed: float
     total: float | None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.total is not None and self.completed >= self.total
+
     @classmethod
     def of(cls, payload: Any) -> Progress | None:
         """What a payload says of progress; None if it says nothing of the kind."""
@@ -54,9 +59,10 @@ class Progress:
         description = told.get("description") or ""
         if not _is_amount(completed) or not isinstance(description, str):
             return None
-        if total is not None and (not _is_amount(total) or total == 0):
+        if total is not None and not _is_amount(total):
             return None
-        return cls(description, float(completed), None if total is None else float(total))
+        # Of nothing there is no part to draw.
+        return cls(description, float(completed), float(total) if total else None)
 
 
 def _is_amount(value: object) -> TypeGuard[float]:

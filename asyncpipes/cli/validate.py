@@ -43,6 +43,6 @@ def validate(path: str) -> NoReturn:
         text += f", {tally.log_lines()}"
     if file.outcome is None:
         text += "\n  - it has no outcome at its end: it was cut off, or the run goes on"
-    else:
+    elif not file.has_jobs:  # whose they are is not told
         text += "".join(f"\n  - {safe(reason)}" for reason in file.outcome.reasons)
     leave(exit_codes.FAILED if bad else 0, out=text)

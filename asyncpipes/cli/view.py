@@ -35,7 +35,7 @@ from ..protocol.events import (
 )
 from ..protocol.outcome import Outcome
 from .frames import SPINNER, Frames
-from .render import event_lines
+from .render import after, event_lines
 from .rich_render import render
 from .tally import Progress, Tally
 from .text import one_line, safe
@@ -55,7 +55,7 @@ _MANY, _MOST = 60, 600
 _COMMON = (ExternalStreamEvent, CustomMessageEvent)
 #: Log lines from this level on are not common.
 _GRAVE = LEVEL_NUMBERS["WARNING"]
-#: Bars that are drawn, the latest ones; and their width.
+#: Bars that are drawn; and their width.
 _BARS, _BAR_CELLS = 5, 30
 
 
@@ -92,6 +92,7 @@ class View(Frames):
         self._started = time.monotonic()
         self._outcome: Outcome | None = None
         self._plain_from = math.inf
+        self._bars: list[str] = []
 
     @property
     def waiting(self) -> int:
@@ -164,8 +165,21 @@ class View(Frames):
         counts = Text(f"  {self.tally.results()}", "dim")
         if others := self.tally.others():
             counts.append(f", {others}")
-        bars = list(self.tally.bars.values())[-_BARS:]
-        return [*map(bar, bars), status, counts]
+        return [*self._drawn_bars(), status, counts]
+
+    def _drawn_bars(self) -> list[Text]:
+        """Those that move, each in its place as long as it does."""
+        bars = dict(self.tally.bars)
+        latest = list(bars)[-2 * _BARS :]
+        kept = [name for name in self._bars if name in latest and not bars[name].is_complete]
+        free = [name for name in reversed(latest) if name not in kept]
+        free.sort(key=lambda name: bars[name].is_complete)
+        self._bars = [*kept, *reversed(free[: _BARS - len(kept)])]
+        lines = [bar(bars[name]) for name in self._bars]
+        others = [name for name in bars if name not in self._bars and not bars[name].is_complete]
+        if others:
+            lines.append(Text(f"  … and {count(len(others), 'more bar')}", "dim"))
+        return lines
 
     def last(self) -> list[str]:
         """The summary."""
@@ -206,9 +220,7 @@ def outcome_lines(outcome: Outcome, tally: Tally) -> list[RenderableType]:
     """The closing summary."""
     mark, style = ("✓", "bold green") if outcome.ok else ("✗", "bold red")
     verdict = "ok" if outcome.ok else "NOT OK"
-    head = Text.assemble(
-        (f"{mark} {verdict}", style), f" after {duration(outcome.duration)}: {tally.results()}"
-    )
+    head = Text.assemble((f"{mark} {verdict}", style), f"{after(outcome)}: {tally.results()}")
     lines: list[RenderableType] = [head]
     if others := tally.others():
         lines.append(Text(f"  {others}", "dim"))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -68,7 +69,8 @@ class PipesHandler(logging.Handler):
     It never raises into the code that logs and never blocks the event loop, but for the
     first report of a forked process, which waits until a file channel has it. A record
     whose message cannot be formatted is sent with its parts as they are. A formatter that
-    was set is used for the message.
+    was set is used for the message; a traceback is a field of its own, and not in there too,
+    towards a host that takes fields.
     """
 
     def __init__(self, context: Reporter | None = None, level: int | str = 0) -> None:
@@ -103,7 +105,7 @@ class PipesHandler(logging.Handler):
             self._depth.value = depth
 
     def _send(self, target: Reporter, record: logging.LogRecord) -> None:
-        message = self._message(record)
+        message = self._message(record, has_fields=target.has_log_fields)
         traceback = self._traceback(record)
         if target.has_log_fields:
             fields = _fields(record)
@@ -118,9 +120,12 @@ class PipesHandler(logging.Handler):
                 message = "\n".join(part for part in parts if part)
             target.send_log(message, level_name(record.levelno), None)
 
-    def _message(self, record: logging.LogRecord) -> str:
+    def _message(self, record: logging.LogRecord, *, has_fields: bool) -> str:
         try:
             if self.formatter is not None:
+                if has_fields:  # or the formatter would append what is a field as well
+                    record = copy(record)
+                    record.exc_info = record.exc_text = record.stack_info = None
                 return self.formatter.format(record)
             return record.getMessage()
         except Exception as error:  # a __str__ or a %-format of the caller's: say what was meant

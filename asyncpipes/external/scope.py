@@ -155,7 +155,7 @@ class StepScope:
         """
         extras = self._context.extras
         if key not in extras:
-            there = f"it passed {', '.join(sorted(extras))}" if extras else "it passed none"
+            there = f"the host passed {', '.join(sorted(extras)) or 'none'}"
             raise UndefinedError(
                 f"extra `{key}` is undefined: {self._by_whom(there)}. Pass it as"
                 f" extras={{{key!r}: ...}} on the host, or use extras.get({key!r}, default)"

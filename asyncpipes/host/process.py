@@ -177,13 +177,17 @@ class PipesProcess:
     def interrupt(self) -> None:
         """Send SIGINT to the group: how :meth:`end` begins, at once and whatever comes after.
 
+        Where this process ignores SIGINT, as in the background of a shell script, the script has
+        inherited that, and SIGTERM is sent in its place.
+
         Idempotent, since many scripts take a second SIGINT for haste. May be called from a
         signal's handler.
         """
         if not self._is_interrupted:
             self._is_interrupted = True
             with suppress(PipesError):
-                self.send_signal(signal.SIGINT)
+                is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                self.send_signal(signal.SIGTERM if is_ignored else signal.SIGINT)
 
     async def end(self, grace: float) -> None:
         """End the group: after :meth:`interrupt`, ``grace`` seconds, SIGTERM, as many, SIGKILL.

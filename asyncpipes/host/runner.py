@@ -424,6 +424,9 @@ class SessionRunner:
                 f"subscriber {subscription.name} raised {described(subscription.error)}"
             )
             self.fault = self.fault or subscription.error
+        for subscription in self.hub.subscriptions:
+            if subscription.undelivered and subscription.error is None:
+                failures.append(f"subscriber {subscription.name} had not taken all in time")
         code = self._exit_code
         if self._supervisor is not None:
             process = self._supervisor.process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..channels.base import Channel
@@ -177,6 +177,8 @@ async def run(
     Cancelling it ends the process group and leaves neither process nor file behind.
     """
     check_seconds("run", "timeout", timeout, optional=True)
+    if not isinstance(subscribers, Iterable):
+        raise InvalidParameterError(f"run: `subscribers` must be a list, got {subscribers!r}")
     session = open_pipes_session(grace=grace, **session_options)
     async with session:
         for subscriber in subscribers:

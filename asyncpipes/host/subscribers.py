@@ -6,11 +6,13 @@ The ready ones, to a logger, to a list, to JSON lines, return a callback for
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from ..errors import InvalidParameterError
 from ..protocol.events import (
     Event,
     GapEvent,
@@ -79,7 +81,14 @@ def to_logger(logger: logging.Logger) -> Callable[[Event], None]:
     The script's own logger name, file and line, where it sent them, are in the
     record's ``pipes`` attribute. Subscribe it with ``in_thread=True`` where the logger's
     handlers write to a file or a terminal, so that the loop does not wait for them.
+
+    Raises:
+        InvalidParameterError: it is no logger.
     """
+    if not callable(getattr(logger, "log", None)):
+        raise InvalidParameterError(
+            f"to_logger: `logger` must be a Logger, as logging.getLogger({logger!r})"
+        )
 
     def log_event(event: Event) -> None:
         match event:
@@ -122,9 +131,21 @@ def to_list(target: list[Event]) -> Callable[[Event], None]:
 def to_json_lines(file: BinaryWriter) -> Callable[[Event], None]:
     """Write each event as a line of JSON, ``{"event": "log", "message": ..., ...}``.
 
+    Args:
+        file: opened in binary mode, as by ``open("events.jsonl", "wb")``.
+
+    Raises:
+        InvalidParameterError: it has no ``write``, or takes text.
+
     Subscribe it with ``in_thread=True`` where the file is on a disk, so that the loop
     does not wait for it.
     """
+
+    given: object = file
+    if isinstance(given, io.TextIOBase) or not callable(getattr(given, "write", None)):
+        raise InvalidParameterError(
+            f"to_json_lines: `file` must be open in binary mode, as open(path, 'wb'), got {file!r}"
+        )
 
     def write_event(event: Event) -> None:
         file.write(event_to_json(event) + b"\n")

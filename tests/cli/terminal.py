@@ -15,6 +15,7 @@ import pexpect
 import pyte
 
 import asyncpipes
+from asyncpipes.cli.screen import ERASE
 from tests.support import PATIENCE
 
 SPINNER = re.compile("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]")
@@ -112,7 +113,7 @@ class Terminal:
     @property
     def frames(self) -> int:
         """How often the live lines were erased to be drawn anew."""
-        return self.raw.count("\r\x1b[J")
+        return self.raw.count(ERASE)
 
     def until(self, is_there: str | Callable[[], bool]) -> None:
         """Look until a text is on the screen, or a condition holds."""

@@ -389,7 +389,7 @@ def test_the_exit_code_of_a_job(here: Path, job: dict[str, Any], code: int) -> N
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[]", "has no jobs: it needs [[job]], each with a `command`"),
+        ("[]", 'has no jobs: it needs {"job": [...]}, each with a `command`'),
         ('{"job": []}', "has no jobs"),
         ('{"job": [7]}', "job 1 is no table"),
         ('{"job": [{}]}', "job 1: `command` is missing"),
@@ -401,7 +401,8 @@ def test_the_exit_code_of_a_job(here: Path, job: dict[str, Any], code: int) -> N
         ('{"job": [{"command": "x", "timeout": 0}]}', "`timeout` must be above 0"),
         ('{"job": [{"command": "x", "timeout": 1%s}]}' % ("0" * 400), "must be above 0"),
         ('{"job": [{"command": "x", "record": "a\\u0000"}]}', "`record` is no file's name"),
-        ('{"jobs": 4, "job": [{"command": "x"}]}', "'jobs' is not known; all it has is [[job]]"),
+        ('{"jobs": 4, "job": [{"command": "x"}]}', "'jobs' is not known, `job` is all it has"),
+        ('{"job": [{"command": "x", "record": ""}]}', "`record` is no file's name: ''"),
         ('{"job": [{"command": "x", "grace": NaN}]}', "`grace` must be above 0"),
         ('{"job": [{"command": "x", "cwd": "none"}]}', "`cwd` is no directory: 'none'"),
         ('{"job": [{"command": "x", "partition_range": "a"}]}', "is not FIRST..LAST"),

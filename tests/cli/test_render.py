@@ -177,7 +177,8 @@ def test_what_markdown_makes_of_entities_is_harmless() -> None:
         ({"completed": True}, None),
         ({"completed": 10**400}, None),
         ({"completed": float("nan")}, None),
-        ({"completed": 1, "total": 0}, None),
+        ({"completed": 0, "total": 0}, " 0 None"),
+        ({"completed": 1, "total": -1}, None),
         ({"completed": 1, "total": "2"}, None),
         ({"completed": 1, "description": ["x"]}, None),
         ({}, None),
@@ -223,7 +224,7 @@ def test_live_lines_are_erased_from_where_they_begin() -> None:
     """Whatever a terminal made of them meanwhile: it wraps them, or cuts them off."""
     from rich.text import Text
 
-    from asyncpipes.cli.screen import Screen
+    from asyncpipes.cli.screen import ERASE, Screen
 
     file = io.StringIO()
     screen = Screen(file)
@@ -233,10 +234,10 @@ def test_live_lines_are_erased_from_where_they_begin() -> None:
     assert "\x1b[J" not in first
     assert max(map(len, first.split("\n"))) < 90
     screen.draw(["above\n"], [Text("new")])
-    assert file.getvalue()[len(first) :] == "\r\x1b[Jabove\nnew\r"
+    assert file.getvalue()[len(first) :] == f"{ERASE}above\nnew\r"
     before = file.getvalue()
     screen.draw([], ())
-    assert file.getvalue()[len(before) :] == "\r\x1b[J"
+    assert file.getvalue()[len(before) :] == ERASE
     before = file.getvalue()
     screen.draw([], ())
     assert file.getvalue() == before, "there is nothing left to erase"
@@ -260,10 +261,10 @@ def test_a_terminal_that_fails_is_told(error: Exception) -> None:
 def test_grave_lines_of_jobs_are_bounded_and_said() -> None:
     from asyncpipes.cli.jobs_file import Job
     from asyncpipes.cli.jobs_view import _JobFrames
-    from asyncpipes.cli.running import Script
+    from asyncpipes.cli.running import Interrupts, Script
 
     job = Job("a", Script(["true"]), state="ok")
-    frames = _JobFrames(io.StringIO(), [job])
+    frames = _JobFrames(io.StringIO(), [job], Interrupts())
     for number in range(1000):
         frames.take(job, LogEvent(f"warning {number}", "WARNING"))
         frames.take(job, LogEvent("not grave", "INFO"))

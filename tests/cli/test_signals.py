@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,17 @@ with open_pipes(handle_signals=False) as pipes:
     open("pid", "w").write(f"{os.getpid()}\\n")
     while True:
         pipes.log.info("x" * 1000)
+"""
+
+
+DEAF = """
+import signal, time
+from asyncpipes import open_pipes
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+with open_pipes(handle_signals=False) as pipes:
+    pipes.log.info("here")
+    time.sleep(3600)
 """
 
 
@@ -175,14 +187,84 @@ def test_where_at_once_takes_long_the_last_resort_is_called(
         interrupts = running.Interrupts()
         interrupts.at_last = called.set
         interrupts.install()
+        for _ in range(2):  # one for timeout(1), which signals a process and its group
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)
+        assert not called.is_set()
+        monkeypatch.setattr(running, "_TOGETHER", 0.0)
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGTERM)
-        await called.wait()
+        await asyncio.wait_for(called.wait(), PATIENCE)
         assert interrupts.number == signal.SIGTERM
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_two_signals_at_the_same_time_are_one(here: Path, number: signal.Signals) -> None:
+    """timeout(1) signals the command, and then its group."""
+    (here / "talkative.py").write_text(
+        "import os, time\n"
+        "from asyncpipes import open_pipes\n"
+        "with open_pipes() as pipes:\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    try:\n"
+        "        time.sleep(3600)\n"
+        "    finally:\n"
+        "        time.sleep(0.5)\n"
+        "        print('put away')\n"
+    )
+    process = started(here, *ALONE)
+    process.send_signal(number)
+    time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert b"put away" in out
+    assert b"signal 9" not in out + err
+
+
+def test_a_script_in_the_background_of_a_shell_script(here: Path) -> None:
+    """It has inherited that SIGINT is ignored, and ends all the same."""
+    (here / "quiet.py").write_text(
+        "import time\n"
+        "from asyncpipes import open_pipes\n"
+        "with open_pipes() as pipes:\n"
+        "    time.sleep(3600)\n"
+    )
+    arguments = ["run", "--timeout", "2", "--grace", "3600", "--", sys.executable, "quiet.py"]
+    line = f"{shlex.join(asyncpipes_command(*arguments))} & wait $!"
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, timeout=PATIENCE, cwd=here,
+        env=environment(),
+    )  # fmt: skip
+    assert done.returncode == 124, done
+    assert "took longer than its timeout of 2 seconds" in done.stdout
+
+
+def test_all_outcomes_of_jobs_that_were_interrupted_twice(here: Path) -> None:
+    job = {"command": [sys.executable, "talkative.py"], "grace": 3600}
+    (here / "jobs.json").write_text(json.dumps({"job": [job, job, job]}))
+    (here / "talkative.py").write_text(DEAF)
+    process = subprocess.Popen(
+        asyncpipes_command("run", "--json", "--file", "jobs.json", "--jobs", "2"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=environment(),
+    )  # fmt: skip
+    assert process.stdout is not None
+    rows: list[dict[str, Any]] = []
+    while sum(row["event"] == "log" for row in rows) < 2:
+        rows.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE)
+    rows += map(json.loads, out.splitlines())
+    ends = {row["job"]: row for row in rows if row["event"] == "outcome"}
+    assert process.returncode == 130
+    assert sorted(ends) == ["job 1", "job 2", "job 3"]
+    assert [ends[f"job {number}"].get("signal") for number in (1, 2, 3)] == [9, 9, None]
+    assert "it was not started" in ends["job 3"]["reasons"][0]
 
 
 def test_printing_ends_with_the_patience(

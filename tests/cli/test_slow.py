@@ -267,6 +267,53 @@ def test_a_recording_is_in_the_file_at_once(here: Path) -> None:
     (here / "go").touch()  # the script goes on without us
 
 
+def test_a_recording_is_of_one_run(here: Path) -> None:
+    script = "from asyncpipes import open_pipes\nwith open_pipes():\n    wait('go')\n"
+    (here / "flood.py").write_text(WAITING + script)
+    command = asyncpipes_command("run", "--record", "r.jsonl", "--", sys.executable, "flood.py")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=environment()
+    ) as first:
+        while not (here / "r.jsonl").exists() or not (here / "r.jsonl").read_bytes():
+            assert first.poll() is None
+        second = subprocess.run(
+            command, capture_output=True, text=True, cwd=here, env=environment(), timeout=PATIENCE
+        )
+        assert second.returncode == 74
+        assert second.stderr == "asyncpipes: cannot write r.jsonl: another run is recorded there\n"
+        (here / "go").touch()
+        first.communicate(timeout=PATIENCE)
+        assert first.returncode == 0
+    events = [json.loads(line)["event"] for line in (here / "r.jsonl").read_text().splitlines()]
+    assert events == ["opened", "closed", "outcome"]
+
+
+def test_bars_that_move_stay_in_their_places() -> None:
+    from asyncpipes.cli.view import View
+
+    view = View(io.StringIO(), "title", lambda: "open")
+
+    def move(name: str, completed: int) -> None:
+        progress = {"completed": completed, "total": 9, "description": name}
+        view.take(CustomMessageEvent({"progress": progress}))
+
+    def drawn() -> list[str]:
+        return [line.plain.split()[0] for line in view.live(0)[:-2]]
+
+    for turn in range(3):
+        for name in "abcdefgh":
+            move(name, turn)
+            if turn:
+                assert drawn() == ["d", "e", "f", "g", "h", "…"]
+        drawn()
+    assert "… and 3 more bars" in [line.plain.strip() for line in view.live(0)]
+    move("e", 9)
+    assert drawn() == ["d", "f", "g", "h", "c", "…"], "what is complete makes room"
+    for name in "ijklmnopqrstuvw":
+        move(name, 1)
+    assert drawn()[-2:] == ["w", "…"]
+
+
 def test_sigterm_leaves_a_replays_terminal_clean(tmp_path: Path) -> None:
     rows = [
         {"event": "log", "message": f"line {index}", "level": "INFO", "received_at": index * 9.0}

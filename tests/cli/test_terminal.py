@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,7 @@ def test_ctrl_c_twice_ends_it_at_once(tmp_path: Path) -> None:
         terminal.interrupt()
         terminal.until("ending (Ctrl-C again: at once)")
         assert is_alive(pid)
+        time.sleep(0.4)  # more than between the two signals that are one
         terminal.interrupt()
         assert terminal.end() == 130
         assert not is_alive(pid)
@@ -450,6 +452,21 @@ def test_log_level(tmp_path: Path, level: str, from_file: bool) -> None:
             expected = expected[1:]
         assert shown == expected
         terminal.check_clean()
+
+
+def test_why_each_job_failed(tmp_path: Path) -> None:
+    body = "with open_pipes():\n    raise ValueError('no ' + sys.argv[1])\n"
+    command = list(map(str, script_of(tmp_path, body)))
+    jobs = [{"name": name, "command": [*command, name]} for name in ("a", "b", "c")]
+    (tmp_path / "jobs.json").write_text(json.dumps({"job": jobs}))
+    for env in ({}, {"NO_COLOR": "1"}):
+        with Terminal("run", "--file", "jobs.json", cwd=tmp_path, rows=60, env=env) as terminal:
+            assert terminal.end() == 1
+            for name in ("a", "b", "c"):
+                assert f"  - the script failed: ValueError: no {name}" in terminal.text
+                err = "STDERR   " if env else "err │ "
+                assert f"{err}ValueError: no {name}" in terminal.text
+            terminal.check_clean()
 
 
 def test_the_state_of_each_job(tmp_path: Path) -> None:

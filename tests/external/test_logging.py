@@ -186,8 +186,14 @@ def test_a_formatter_makes_the_message(logger: logging.Logger, ours: bool) -> No
         except KeyError:
             logger.exception("text")
     [text] = logged(writer.messages)
-    assert text.startswith("<my.app> text\nTraceback")
-    assert text.count("Traceback") == 1
+    if ours:
+        assert text == "<my.app> text", "the traceback is a field"
+        [message] = log_messages(writer)
+        traceback = message["fields"]["traceback"]
+        assert traceback.endswith("KeyError: 'lost'")
+    else:
+        assert text.startswith("<my.app> text\nTraceback")
+        assert text.count("Traceback") == 1
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ WORDS = [
     ("no asset", "report_asset_check None", "name one with asset_key="),
     ("one asset", "partition_key", "does not target any partition. Ask is_partition_step first"),
     ("a range", "partition_key", "this step targets several partitions; see partition_key_range"),
-    ("one asset", "get_extra day", "extra `day` is undefined: it passed none"),
+    ("one asset", "get_extra day", "extra `day` is undefined: the host passed none"),
     ("one asset", "twice", "asset `orders` has been materialized already"),
 ]
 
@@ -140,7 +140,7 @@ def test_errors_say_what_is_there_and_what_to_do(step: str, call: str, words: st
 
 def test_an_undefined_extra_names_those_that_are_there() -> None:
     text = errors_of({"extras": {"month": 1, "year": 2}}, "get_extra day")
-    assert "it passed month, year" in text
+    assert "the host passed month, year" in text
     assert "extras.get('day', default)" in text
 
 

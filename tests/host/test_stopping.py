@@ -419,6 +419,7 @@ async def test_a_subscriber_that_never_returns_does_not_hold_a_cancelled_exit(
             await task
     assert session.outcome.undelivered == total
     assert f"{total} events did not reach a subscriber" in session.outcome.reasons
+    assert "subscriber _never had not taken all in time" in session.outcome.reasons
     assert len(session.result.custom_messages) == total
     assert session.outcome.cancelled
 

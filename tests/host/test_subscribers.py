@@ -18,6 +18,7 @@ from asyncpipes import (
     Event,
     GapEvent,
     HealthEvent,
+    InvalidParameterError,
     LogEvent,
     MalformedEvent,
     MaterializationEvent,
@@ -59,6 +60,20 @@ async def test_to_logger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert vars(second)["pipes"]["line"] == 10
     assert vars(second)["pipes"]["file"].endswith("external_code.py")
+
+
+def test_what_a_ready_one_cannot_write_to_is_refused_at_once(tmp_path: Path) -> None:
+    with open(tmp_path / "text", "w") as file:
+        for wrong in (file, "events.jsonl", None):
+            with pytest.raises(InvalidParameterError, match="must be open in binary mode"):
+                to_json_lines(wrong)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(InvalidParameterError, match=r"as logging.getLogger\('name'\)"):
+        to_logger("name")  # type: ignore[arg-type]  # on purpose
+
+
+async def test_subscribers_that_are_no_list_are_refused() -> None:
+    with pytest.raises(InvalidParameterError, match="`subscribers` must be a list"):
+        await run(["true"], subscribers=print)  # type: ignore[arg-type]  # on purpose
 
 
 def test_to_logger_warns_of_what_was_lost(caplog: pytest.LogCaptureFixture) -> None:
