@@ -4,12 +4,15 @@ property tests that are the same each time, and no silent skip in CI.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,21 @@ settings.load_profile("ci")  # another one by --hypothesis-profile
 LONG_FILES = ("tests/dagster/ui/", "tests/benchmarks/", "tests/test_readme.py", "tests/examples/")
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+if sys.version_info < (3, 12):
+    # There it gets a SystemError if the garbage collector runs meanwhile and what that ends, or
+    # another thread, parses as well (python/cpython#106905): a whole run ends so. pytest parses
+    # what it shows of a failure, and so does the traceback of a thread that dies.
+    _parse = ast.parse
+
+    def _parse_again(*args: object, **options: object) -> object:
+        for _ in range(9):
+            with suppress(SystemError):
+                return _parse(*args, **options)  # type: ignore[call-overload]  # as they came
+        return _parse(*args, **options)  # type: ignore[call-overload]  # as they came
+
+    ast.parse = _parse_again  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
