@@ -153,7 +153,8 @@ def run_command(
       asyncpipes run --file jobs.toml --jobs 4
 
     \b
-    Ctrl-C ends the script in an orderly way (SIGINT, SIGTERM, SIGKILL); a second one at once.
+    Ctrl-C ends the script in an orderly way (SIGINT, SIGTERM, SIGKILL); a second
+    one, half a second later, at once.
 
     \b
     A custom message of this form is a progress bar; total and description may be left out:

@@ -25,7 +25,7 @@ from . import exit_codes
 from .leaving import ENDING_SIGNALS, PATIENCE
 
 #: Seconds in which two signals are one.
-_TOGETHER = 0.15
+_TOGETHER = 0.5
 #: Seconds that each ending of a script may take to be printed, once it is to be at once.
 _IN_HASTE = 0.2
 #: What events are written to, by the names of :attr:`Subscribing.in_threads`.

@@ -27,11 +27,13 @@ from rich.text import Text
 
 from ..protocol.events import (
     LEVEL_NUMBERS,
+    AssetCheckEvent,
     CustomMessageEvent,
     Event,
     ExternalStreamEvent,
     Level,
     LogEvent,
+    MaterializationEvent,
 )
 from ..protocol.outcome import Outcome
 from .frames import SPINNER, Frames
@@ -46,13 +48,15 @@ _PER_FRAME = 30
 #: Seconds that a frame may spend on them: the live lines wait for it, and a table takes
 #: a hundredth or more.
 _FRAME_SECONDS = 0.05
-#: Seconds in which they are drawn as they should be once the script has ended. What still waits
-#: then is drawn as plain lines, which takes next to no time.
+#: Seconds in which all are drawn as they should be once the script has ended. Results that still
+#: wait then are drawn as plain lines, which takes next to no time.
 _CLOSING_SECONDS = 0.25
 #: Events that wait for a frame. Above the first bound common ones are left out, above the
 #: second all of them.
 _MANY, _MOST = 60, 600
 _COMMON = (ExternalStreamEvent, CustomMessageEvent)
+#: Events that take long to draw, since they have metadata.
+_COSTLY = (MaterializationEvent, AssetCheckEvent)
 #: Log lines from this level on are not common.
 _GRAVE = LEVEL_NUMBERS["WARNING"]
 #: Bars that are drawn; and their width.
@@ -188,7 +192,7 @@ class View(Frames):
         return list(map(self.screen.text_of, outcome_lines(self._outcome, self.tally)))
 
     def _text(self, event: Event) -> str:
-        if time.monotonic() < self._plain_from:
+        if time.monotonic() < self._plain_from or not isinstance(event, _COSTLY):
             # Of rich, and of values that no type foresees: never the view's end.
             with suppress(Exception):
                 return self.screen.text_of(render(event))

@@ -208,14 +208,15 @@ def test_two_signals_at_the_same_time_are_one(here: Path, number: signal.Signals
         "import os, time\n"
         "from asyncpipes import open_pipes\n"
         "with open_pipes() as pipes:\n"
-        "    print(os.getpid(), flush=True)\n"
         "    try:\n"
+        "        open('pid', 'w').write('1\\n')\n"
         "        time.sleep(3600)\n"
         "    finally:\n"
         "        time.sleep(0.5)\n"
         "        print('put away')\n"
     )
     process = started(here, *ALONE)
+    pid_of(here)
     process.send_signal(number)
     time.sleep(0.005)
     process.send_signal(number)
@@ -256,7 +257,7 @@ def test_all_outcomes_of_jobs_that_were_interrupted_twice(here: Path) -> None:
     while sum(row["event"] == "log" for row in rows) < 2:
         rows.append(json.loads(process.stdout.readline()))
     process.send_signal(signal.SIGINT)
-    time.sleep(0.4)
+    time.sleep(0.8)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
     rows += map(json.loads, out.splitlines())

@@ -33,6 +33,8 @@ with open_pipes() as pipes:
     sys.stdout.flush()
 open("done", "w").close()
 """
+#: The same in short lines, of which a view draws little: the terminal of these tests is slow.
+SHORT = FLOOD.replace("2_000", "1_000_000").replace("10_000", "20")
 
 
 @pytest.fixture
@@ -77,9 +79,10 @@ def left_out_of(rows: list[dict[str, Any]]) -> tuple[int, int]:
 
 
 def test_a_slow_recording_beside_a_view(here: Path) -> None:
+    (here / "flood.py").write_text(SHORT)
     file = SlowFile(here / "run.jsonl")
     arguments = ["run", "--record", "run.jsonl", "--", "python", "flood.py"]
-    with Terminal(*arguments, cwd=here) as terminal:
+    with Terminal(*arguments, cwd=here, columns=200) as terminal:
         terminal.until(lambda: (here / "done").exists())
         file.take()
         assert terminal.end() == 0

@@ -244,7 +244,7 @@ def test_ctrl_c_twice_ends_it_at_once(tmp_path: Path) -> None:
         terminal.interrupt()
         terminal.until("ending (Ctrl-C again: at once)")
         assert is_alive(pid)
-        time.sleep(0.4)  # more than between the two signals that are one
+        time.sleep(0.8)  # more than between the two signals that are one
         terminal.interrupt()
         assert terminal.end() == 130
         assert not is_alive(pid)
