@@ -227,6 +227,8 @@ def main() -> None:
             if entry.dagster_event is not None and entry.dagster_event.is_step_failure
         ]
     (failure,) = failures
+    for thread in filter(is_left, threading.enumerate()):
+        thread.join(5)  # a loop's own are told to end when it is closed, and not waited for
     print(
         json.dumps(
             {
