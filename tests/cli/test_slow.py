@@ -201,7 +201,7 @@ def test_a_frame_takes_what_it_can_draw_in_time(monkeypatch: pytest.MonkeyPatch)
 
 
 class Stalling(io.StringIO):
-    """A terminal that takes a frame now and then, or nothing more after some."""
+    """A terminal that takes some frames, and nothing more after them."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class Stalling(io.StringIO):
         self.again = threading.Event()
 
     def write(self, text: str) -> int:
-        self.left -= 1
+        self.left -= bool(text)
         if self.left < 0:
             self.again.wait(PATIENCE)
         return super().write(text)
@@ -226,6 +226,25 @@ def test_only_a_terminal_that_takes_nothing_has_stalled() -> None:
     view.close(None, 0.05)
     file.again.set()
     assert view.error == "it has stalled"
+
+
+def test_a_terminal_that_is_slow_has_not_stalled() -> None:
+    """All that is left takes longer than each frame of it may."""
+    from asyncpipes.cli.view import View
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(0.2 if text else 0)  # rich writes nothing now and then
+            return super().write(text)
+
+    file = Slow()
+    view = View(file, "title", lambda: "open")
+    for index in range(600):
+        view.take(LogEvent(f"warning {index}.", "WARNING"))
+    view.start()
+    view.close(None, 2)
+    assert view.error is None
+    assert "warning 599." in file.getvalue()
 
 
 def test_values_that_take_long_to_draw_are_bounded() -> None:
