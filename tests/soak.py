@@ -45,6 +45,17 @@ REPEATED = (
     "tests/host/test_stopping.py",
 )
 
+#: What runs with loops and worker threads that come late; see ``tests.late``.
+LATE = (
+    "tests/channels",
+    "tests/cli",
+    "tests/dagster",
+    "tests/external",
+    "tests/faults",
+    "tests/host",
+    "tests/interop",
+)
+
 _LOSS = "python -m benchmarks loss"
 _EXAMPLES = re.compile(r"- ([\d,]+) passing(?: examples)?, ([\d,]+) failing")
 _CLOSING = re.compile(r"^(?:=+ )?((?:\d+ \w+(?:, )?)+) in ", re.MULTILINE)
@@ -159,6 +170,19 @@ def loss(options: argparse.Namespace) -> Figure:
     )
 
 
+def late(options: argparse.Namespace) -> Figure:
+    command = ["-m", "pytest", "-q", "-p", "tests.late", "-p", "no:cacheprovider"]
+    command += ["-m", "not mutant and not ui and not soak", "-n", "auto", "--dist", "loadfile"]
+    done = run([*command, *LATE], options.minutes * 60 / 3)
+    passed = done.counts().get("passed", 0)
+    return Figure(
+        "the tests with every loop and worker thread late now and then (`-p tests.late`)",
+        f"{passed:,} tests",
+        str(done.failures),
+        bool(done.failures) or not passed,
+    )
+
+
 def repeated(options: argparse.Namespace) -> Figure:
     rounds = tests = failures = 0
     longest = 0.0
@@ -187,6 +211,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Figure]] = {
     "properties": properties,
     "long": long_tests,
     "loss": loss,
+    "late": late,
     "repeated": repeated,
 }
 

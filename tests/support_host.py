@@ -10,6 +10,9 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncpipes.channels.base import ChannelReader
+from asyncpipes.channels.file import FileChannel
+
 #: A child that knows the wire and nothing else: it starts fast, and can write what no
 #: library would. ``emit(method, **params)`` appends a message, ``raw(bytes)`` any bytes.
 RAW = """
@@ -131,6 +134,36 @@ def group_members(group: int) -> list[int]:
             if int(fields[2]) == group and fields[0] not in "ZX":
                 members.append(int(entry.name))
     return members
+
+
+class FailingChannel(FileChannel):
+    """Its reader raises ``error`` once it has given data ``gives`` times.
+
+    In whatever way it is read: to wait for data or to take what is there depends on the moment
+    at which a script ends.
+    """
+
+    def __init__(self, error: Exception, *, gives: int = 0) -> None:
+        super().__init__()
+        self.failing = asyncio.Event()
+        self._error = error
+        self._gives = gives
+
+    async def open_reader(self) -> ChannelReader:
+        reader = await super().open_reader()
+        read_available, given = reader.read_available, 0
+
+        async def read_or_fail() -> bytes:
+            nonlocal given
+            if given == self._gives:
+                self.failing.set()
+                raise self._error
+            data = await read_available()
+            given += bool(data)
+            return data
+
+        reader.read_available = read_or_fail  # type: ignore[method-assign]  # by which it waits, too
+        return reader
 
 
 class Stepped:

@@ -95,8 +95,10 @@ def test_the_worst_step_is_the_exit_code(
         soak.main(["absent"])
 
 
-def test_what_is_repeated_is_there() -> None:
-    assert [path for path in soak.REPEATED if not os.path.exists(soak.ROOT / path)] == []
+def test_what_is_run_is_there() -> None:
+    assert [
+        path for path in (*soak.REPEATED, *soak.LATE) if not os.path.exists(soak.ROOT / path)
+    ] == []
 
 
 OPTIONS = argparse.Namespace(
@@ -128,6 +130,7 @@ def test_what_each_step_counts(figures: dict[str, Figure]) -> None:
         "properties": "2,000 random examples of 1 properties",
         "long": "4 tests",
         "loss": "2 rounds, 2 runs, 1,000 messages",
+        "late": "4 tests",
         "repeated": "5 rounds, 20 tests",
     }
     assert "`python -m benchmarks loss --rounds 5`" in figures["loss"].what

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, current_time, to_thread
 
 from ..errors import ClosedError, InvalidParameterError, LaunchError, NotOpenError, PipesError
 from ..host.pipes_session import PipesSession
@@ -188,15 +188,37 @@ class Subscribing:
         on_loop: does not block.
         in_threads: may block, each in a thread, by what it writes to.
         opened: is told of the session before there are events.
-        uncounted: pieces of the script's output that came too fast for those on the loop.
-        left_out: pieces that came too fast for one in a thread, by what that writes to.
     """
 
     on_loop: Sequence[Callback] = ()
     in_threads: Mapping[str, Callback] = field(default_factory=dict)
     opened: Callable[[PipesSession], None] = lambda session: None
-    uncounted: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    _on_loop: list[Subscription] = field(default_factory=list, init=False)
+    _in_threads: list[Subscription] = field(default_factory=list, init=False)
+
+    def subscribe(self, session: PipesSession) -> None:
+        """Have them get what comes in ``session``."""
+        self._on_loop = [session.subscribe(callback) for callback in self.on_loop]
+        for name, callback in self.in_threads.items():
+            subscription = session.subscribe(callback, in_thread=True)
+            subscription.name = name
+            self._in_threads.append(subscription)
+        self.opened(session)
+
+    @property
+    def slow(self) -> Sequence[Subscription]:
+        """Those that may stall."""
+        return self._in_threads
+
+    @property
+    def uncounted(self) -> int:
+        """Pieces of the script's output that came too fast for those on the loop."""
+        return max((each.dropped for each in self._on_loop), default=0)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Pieces that came too fast for one in a thread, by what that writes to."""
+        return {each.name: each.dropped for each in self._in_threads if each.dropped}
 
 
 @dataclass(frozen=True)
@@ -238,20 +260,6 @@ async def run_script(
         strict: whether what was lost counts against the exit code.
         options: those of ``open_pipes_session``.
     """
-    task = asyncio.current_task()
-    assert task is not None, "run by asyncio.run()"
-    loop, late = asyncio.get_running_loop(), False
-    watchdog: asyncio.TimerHandle | None = None
-    timeout = script.timeout
-    ends_at = math.inf if timeout is None else loop.time() + timeout
-
-    def too_late() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
-
-    on_loop: list[Subscription] = []
-    in_threads: dict[str, Subscription] = {}
     try:
         session = open_pipes_session(
             strict=False, collect="none", grace=script.grace, **options, **script.context
@@ -259,13 +267,31 @@ async def run_script(
     except InvalidParameterError as error:
         return Ending.of_fault(exit_codes.USAGE, str(error))
     try:
+        in_time = await _run_to_its_end(session, script, subscribing, interrupts)
+    except (LaunchError, InvalidParameterError) as error:  # nothing has run
+        return Ending.of_fault(_code_of(error), str(error))
+    except PipesError as error:
+        return Ending.of_fault(exit_codes.PROTOCOL, str(error), _outcome_of(session))
+    finally:
+        interrupts.leave(session)
+    outcome = session.outcome
+    if not in_time:
+        fault = "--timeout passed, and not all events have been taken"
+        return Ending.of_fault(exit_codes.TIMEOUT, fault, replace(outcome, timed_out=True))
+    code = exit_codes.of_outcome(outcome, strict=strict)
+    return Ending(outcome, code, stderr=session.result.stderr)
+
+
+async def _run_to_its_end(
+    session: PipesSession, script: Script, subscribing: Subscribing, interrupts: Interrupts
+) -> bool:
+    """Return whether all has been taken in the time that the script has."""
+    timeout = script.timeout
+    ends_at = math.inf if timeout is None else current_time() + timeout
+    with CancelScope() as scope:
         async with session:
-            on_loop = [session.subscribe(callback) for callback in subscribing.on_loop]
-            for name, callback in subscribing.in_threads.items():
-                in_threads[name] = session.subscribe(callback, in_thread=True)
-                in_threads[name].name = name
-            subscribing.opened(session)
-            interrupts.watch(session, list(in_threads.values()))
+            subscribing.subscribe(session)
+            interrupts.watch(session, subscribing.slow)
             try:
                 process = await session.launch(script.command, env=script.env, cwd=script.cwd)
             except ClosedError:
@@ -273,31 +299,10 @@ async def run_script(
                     raise
             else:
                 interrupts.launched(session, process)
-            if await session.wait_drained(timeout) and timeout is not None:
+            if await session.wait_drained(timeout):
                 # The script has ended in time; to print what it said must not take longer.
-                watchdog = loop.call_at(ends_at, too_late)
-    except asyncio.CancelledError:
-        if not late:
-            raise
-        fault = "--timeout passed, and not all events have been taken"
-        outcome = replace(session.outcome, timed_out=True)
-        return Ending.of_fault(exit_codes.TIMEOUT, fault, outcome)
-    except LaunchError as error:
-        return Ending.of_fault(_of_launch(error), str(error))
-    except InvalidParameterError as error:
-        return Ending.of_fault(exit_codes.USAGE, str(error))
-    except PipesError as error:
-        return Ending.of_fault(exit_codes.PROTOCOL, str(error), _outcome_of(session))
-    finally:
-        interrupts.leave(session)
-        subscribing.uncounted = max((each.dropped for each in on_loop), default=0)
-        subscribing.left_out = {
-            name: each.dropped for name, each in in_threads.items() if each.dropped
-        }
-        if watchdog is not None:
-            watchdog.cancel()
-    outcome, stderr = session.outcome, session.result.stderr
-    return Ending(outcome, exit_codes.of_outcome(outcome, strict=strict), stderr=stderr)
+                scope.deadline = ends_at
+    return not scope.cancelled_caught
 
 
 def _outcome_of(session: PipesSession) -> Outcome:
@@ -307,7 +312,9 @@ def _outcome_of(session: PipesSession) -> Outcome:
         return Outcome()
 
 
-def _of_launch(error: LaunchError) -> int:
-    """The exit code of a command that cannot be started, as shells have it."""
+def _code_of(error: LaunchError | InvalidParameterError) -> int:
+    """The exit code of what cannot be started, as shells have it."""
+    if isinstance(error, InvalidParameterError):
+        return exit_codes.USAGE
     is_missing = isinstance(error.__cause__, FileNotFoundError)
     return exit_codes.NOT_FOUND if is_missing else exit_codes.NOT_EXECUTABLE

@@ -10,14 +10,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from asyncpipes.channels.base import ChannelReader
 from asyncpipes.channels.file import FileChannel
 from asyncpipes.channels.memory import MemoryChannel
 from asyncpipes.dagster import PipesChannelMessageReader, PipesFailure
 from asyncpipes.errors import ChannelError, InvalidParameterError
 from tests.dagster.steps import REPORTS, StepRun, materialize, script
 from tests.interop.scripts import write_script
-from tests.support_host import raw_child
+from tests.support_host import FailingChannel, raw_child
 
 CHECK = "no_empty_order_check"
 STOCK = """
@@ -145,31 +144,12 @@ def test_a_channel_that_cannot_be_opened(tmp_path: Path) -> None:
     assert "cannot create the messages file" in run.failure.error.to_string()
 
 
-class Breaking(FileChannel):
-    """It fails at the first reading, or at the first one that gives something."""
-
-    def __init__(self, *, at_once: bool) -> None:
-        super().__init__()
-        self._at_once = at_once
-
-    async def open_reader(self) -> ChannelReader:
-        reader = await super().open_reader()
-        whole = reader.read
-
-        async def read() -> bytes:
-            if self._at_once or await whole():
-                raise ChannelError("the disk is gone")
-            return b""
-
-        reader.read = read  # type: ignore[method-assign]  # the fault
-        return reader
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_channel_that_fails_while_it_is_read(at_once: bool) -> None:
+@pytest.mark.parametrize("gives", [0, 1])
+def test_a_channel_that_fails_while_it_is_read(gives: int) -> None:
     before = threading.active_count()
-    reader = PipesChannelMessageReader(Breaking(at_once=at_once))
-    run = under_dagsters_client(raw_child("opened(); custom(1); closed()"), reader)
+    channel = FailingChannel(ChannelError("the disk is gone"), gives=gives)
+    body = "opened(); custom(1); closed()"
+    run = under_dagsters_client(raw_child(body), PipesChannelMessageReader(channel))
     assert not run.ok
     assert "the disk is gone" in run.failure.user_failure_data.description
     assert threading.active_count() == before

@@ -19,9 +19,7 @@ import pytest
 import uvloop
 
 from asyncpipes import ClosedError, CustomMessageEvent, Event, PipesSession, open_pipes_session
-from asyncpipes.channels import FileChannel
-from asyncpipes.channels.base import ChannelReader
-from tests.support_host import Stepped, group_members, raw_child, until
+from tests.support_host import FailingChannel, Stepped, group_members, raw_child, until
 
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.2}
 ENDLESS = "opened(); custom(1)\nwhile True: signal.pause()"
@@ -193,31 +191,13 @@ async def test_a_host_that_is_let_go_of(
     assert group_members(groups[0]) == []
 
 
-class Broken(FileChannel):
-    """Its reader fails in an unforeseen way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failing = asyncio.Event()
-
-    async def open_reader(self) -> ChannelReader:
-        reader = await super().open_reader()
-
-        async def read() -> bytes:
-            self.failing.set()
-            raise ValueError("for the test")
-
-        reader.read = read  # type: ignore[method-assign]  # the fault
-        return reader
-
-
 @pytest.mark.parametrize("how", ["launch", "subscribe"])
 async def test_nothing_is_started_in_a_session_that_is_about_to_end(
     any_loop: None, how: str
 ) -> None:
     """At each turn of the loop after what it reads from has failed."""
     for turns in range(10):
-        channel = Broken()
+        channel = FailingChannel(ValueError("for the test"))
         ran: list[Event] = []
         async with open_pipes_session(channel=channel, strict=False, **QUICK) as session:
             await channel.failing.wait()

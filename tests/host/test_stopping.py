@@ -34,6 +34,7 @@ from asyncpipes.channels.base import ChannelReader
 from tests.support import PATIENCE
 from tests.support_host import (
     RAW,
+    FailingChannel,
     Gate,
     asyncio_timeout,
     group_members,
@@ -227,24 +228,9 @@ async def test_a_channel_that_cannot_be_opened_raises_from_entering(tmp_path: Pa
 
 
 async def test_a_channel_that_fails_ends_the_run_and_is_in_the_outcome(any_loop: None) -> None:
-    class Failing(FileChannel):
-        async def open_reader(self) -> ChannelReader:
-            reader = await super().open_reader()
-            read = reader.read
-
-            async def read_once() -> bytes:
-                if received:
-                    raise ChannelError("the disk is gone")
-                data = await read()
-                received.append(data)
-                return data
-
-            reader.read = read_once  # type: ignore[method-assign]  # a fault put in
-            return reader
-
-    received: list[bytes] = []
     seen: list[Event] = []
-    async with open_pipes_session(channel=Failing(), strict=False, **QUICK) as session:
+    channel = FailingChannel(ChannelError("the disk is gone"), gives=1)
+    async with open_pipes_session(channel=channel, strict=False, **QUICK) as session:
         session.subscribe(seen.append)
         process = await session.launch(raw_child(WAITING))
         assert await process.wait() == -signal.SIGINT
