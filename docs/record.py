@@ -12,10 +12,12 @@ import io
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -54,8 +56,9 @@ class Picture:
 
 
 def _some_are_done(lines: Sequence[str]) -> bool:
-    """Two jobs have ended, and three are on their way."""
-    return sum("✓" in line for line in lines) == 2 and sum("━" in line for line in lines) == 3
+    """Two jobs have ended, three are on their way, and the last live line is there, to its end."""
+    is_whole = any(re.search(r"3 running, 2 ok .* custom messages", line) for line in lines)
+    return is_whole and [sum(mark in line for line in lines) for mark in "✓━"] == [2, 3]
 
 
 PICTURES = (
@@ -115,7 +118,13 @@ def screen_of(picture: Picture, files: Mapping[str, str], scratch: Path) -> pyte
             if picture.at is not None and picture.at(screen.display):
                 return screen
     finally:
-        child.close(force=True)
+        # Told to end, the command ends its scripts; killed, it would leave them.
+        child.kill(signal.SIGINT)
+        with suppress(pexpect.ExceptionPexpect):  # of which the end is one
+            while True:
+                child.read_nonblocking(1 << 16, timeout=_PATIENCE)
+        with suppress(pexpect.ExceptionPexpect):  # it may take longer than it is given
+            child.close()
     raise RuntimeError(f"{picture.name}: the moment did not come:\n" + "\n".join(screen.display))
 
 

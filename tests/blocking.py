@@ -54,8 +54,9 @@ ALLOWED = (
         "_put_written",
         "A result on an immediate channel is written when its call returns, so that it"
         " survives an os._exit: the caller waits until the outbox has written it, and all that"
-        " was reported before it, each write after at most 0.1 s for the lock of the file. A"
-        " fork's first report does so whatever it is, a log too: once in each fork.",
+        " was reported before it, each write in its turn at the file, for which it waits while"
+        " others write, and for `file_writer.LOCK_SECONDS` at most. A fork's first report does"
+        " so whatever it is, a log too: once in each fork.",
     ),
     Allowed(
         "asyncpipes/channels/finishing.py",

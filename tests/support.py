@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from asyncpipes.errors import ChannelError
 
 #: For what must happen, in seconds: long enough for any machine, and only ever waited
 #: for by a test that fails.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 DATA: dict[str, Any] = {
     "asset_keys": ["orders"],
@@ -233,6 +234,12 @@ def open_fds() -> set[int]:
     """The descriptors of this process that stay open."""
     # One of those listed was open for the listing alone.
     return {int(fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
+
+
+def settled_fds() -> set[int]:
+    """The same, when what earlier tests have left to the garbage collector is closed."""
+    gc.collect()
+    return open_fds()
 
 
 def refuse_threads(loop: Any) -> None:

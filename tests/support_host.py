@@ -6,12 +6,14 @@ import asyncio
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Generator, Sequence
+import threading
+from collections.abc import Callable, Collection, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from asyncpipes.channels.base import ChannelReader
 from asyncpipes.channels.file import FileChannel
+from tests.support import PATIENCE
 
 #: A child that knows the wire and nothing else: it starts fast, and can write what no
 #: library would. ``emit(method, **params)`` appends a message, ``raw(bytes)`` any bytes.
@@ -83,7 +85,7 @@ class Gate:
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition; the limit only keeps a broken test from running for ever."""
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             while not condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
@@ -136,6 +138,17 @@ def group_members(group: int) -> list[int]:
     return members
 
 
+def join_all_but(before: Collection[threading.Thread]) -> None:
+    """Wait for the end of the threads that were not there ``before``.
+
+    Those of worker pools, and those that say that they are done before they end, are told to
+    go and joined by nobody.
+    """
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), thread
+
+
 class FailingChannel(FileChannel):
     """Its reader raises ``error`` once it has given data ``gives`` times.
 
@@ -155,7 +168,8 @@ class FailingChannel(FileChannel):
 
         async def read_or_fail() -> bytes:
             nonlocal given
-            if given == self._gives:
+            # A reading that takes over another one calls this itself, and both count.
+            if given >= self._gives:
                 self.failing.set()
                 raise self._error
             data = await read_available()

@@ -20,6 +20,7 @@ from asyncpipes.external.loaders import DefaultContextLoader, MappingParamsLoade
 from asyncpipes.protocol import codec
 from tests.blocking import ALLOWED, Allowed, Guard, by_the_test
 from tests.support import (
+    PATIENCE,
     GatedWriter,
     RecordingWriter,
     bootstrap,
@@ -236,14 +237,18 @@ def report(folder: Path) -> None:
 
     async def main() -> None:
         loader = MappingParamsLoader(bootstrap())
-        threading.Timer(0.01, writer.open_for_good).start()
         async with asyncpipes.open_pipes(params_loader=loader, message_writer=writer) as pipes:
-            pipes.report_asset_check("check", passed=True, asset_key="orders")
+            try:
+                pipes.report_asset_check("check", passed=True, asset_key="orders")
+            finally:
+                writer.open_for_good()
 
+    unnoticed = threading.Timer(PATIENCE, writer.open_for_good)  # a wait that no guard ends
+    unnoticed.start()
     try:
         asyncio.run(main())
     finally:
-        writer.open_for_good()
+        unnoticed.cancel()
 
 
 def run_under_dagster(folder: Path) -> None:

@@ -59,7 +59,8 @@ def run_pytest(folder: Path, *, ci: str | None = None, **modules: str) -> tuple[
         shutil.copy(ROOT / "tests" / shared, tests)
     for name, text in modules.items():
         (tests / f"{name}.py").write_text(text)
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    unwanted = ("CI", "FORCE_COLOR", "PY_COLORS")
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     environment["DAGSTER_PIPES_CONTEXT"] = "garbage"
     environment["PYTHONPATH"] = str(Path(asyncpipes.__file__).parents[1])
     if ci is not None:

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -57,7 +59,7 @@ def check(path: Path) -> None:
 def test_a_run_is_recorded(tmp_path: Path, name: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "record.py", tmp_path, name],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / name}.svg\n"
@@ -78,7 +80,7 @@ def test_a_moment_that_never_comes_is_an_error(tmp_path: Path) -> None:
         f"record.record(picture, record.Path({str(tmp_path)!r}))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT
     )
     assert done.returncode == 1
     assert "RuntimeError: never: the moment did not come:\n$ asyncpipes --version" in done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
@@ -131,7 +134,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         f"#!{python}\nfrom dagster._cli import main\nif __name__ == '__main__':\n    main()\n",
     )
     stand_in = ROOT / "tests" / "readme_docker.py"
-    program(bin_directory / "docker", f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
+    docker = shlex.join([sys.executable, str(stand_in)])
+    program(bin_directory / "docker", f'#!/bin/sh\nexec {docker} "$@"\n')
     return variables
 
 
@@ -179,8 +183,10 @@ def test_three_commands_lead_from_an_empty_directory_to_the_result(tmp_path: Pat
     repository, home, empty = tmp_path / "repository", tmp_path / "home", tmp_path / "empty"
     copy_sources(repository, "asyncpipes", "examples/orders")
     commit = "-c user.name=a -c user.email=a@b.example commit -q -m all"
+    # Not as the user has it, who may sign all commits, or have hooks of theirs.
+    plain = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     for arguments in ("init -q", "add -A", commit):
-        subprocess.run(["git", *arguments.split()], cwd=repository, check=True)
+        subprocess.run(["git", *arguments.split()], cwd=repository, env=plain, check=True)
     home.mkdir()
     empty.mkdir()
     variables = fresh_environment(home)
@@ -195,7 +201,7 @@ def run(command: str, cwd: Path, environment: dict[str, str]) -> str:
     """Run a shell command as a user would; its stdout."""
     done = subprocess.run(
         command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True,
-        timeout=120, executable="/bin/bash",
+        timeout=PATIENCE, executable="/bin/bash",
     )  # fmt: skip
     shown = f"$ {command}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr, shown

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from asyncpipes import EventIterator, PipesProcess, Subscription
+from tests.support import PATIENCE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "docs" / "reference.py"
@@ -29,7 +30,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The pages by the name of their module, as `make docs` builds them."""
     output = tmp_path_factory.mktemp("reference")
     done = subprocess.run(
-        [sys.executable, SCRIPT, output], capture_output=True, text=True, timeout=120
+        [sys.executable, SCRIPT, output], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -137,7 +138,7 @@ def test_a_warning_ends_the_build(tmp_path: Path) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
     assert "UserWarning: a link leads nowhere" in done.stderr
@@ -153,7 +154,7 @@ def test_a_public_name_without_a_docstring_ends_the_build(name: str) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
+        capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     assert f"ValueError: without a docstring: asyncpipes.{name}\n" in done.stderr

@@ -55,6 +55,7 @@ def run_file(path: str, at_once: int | None, request: Request, display: Display)
     except KeyboardInterrupt:
         shown.close([])
         leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
+    interrupts.outlast_loop()
     _tell_and_leave(jobs, time.monotonic() - started, shown, interrupts)
 
 
@@ -109,7 +110,7 @@ async def _run_all(
     jobs: Sequence[Job], at_once: int, request: Request, shown: JobsDisplay, interrupts: Interrupts
 ) -> None:
     interrupts.install()
-    room, printing = asyncio.Semaphore(at_once), CapacityLimiter(1)
+    room, turn = asyncio.Semaphore(at_once), CapacityLimiter(1)
 
     async def run(job: Job) -> None:
         outcome = _NOT_STARTED
@@ -118,7 +119,7 @@ async def _run_all(
                 job.state = "not started"
             else:
                 outcome = await _run_job(job, request, shown, interrupts)
-        await interrupts.printing(lambda: shown.ended(job, outcome), printing)
+        await interrupts.printing(lambda: shown.ended(job, outcome), turn)
 
     async with create_task_group() as group:
         for job in jobs:
@@ -141,6 +142,7 @@ async def _run_job(
         ending = await run_script(
             job.script, subscribing, interrupts, strict=request.strict, forward_stdio="events"
         )
+    job.seconds = time.monotonic() - job.started
     job.tally.kinds[ExternalStreamEvent] += subscribing.uncounted
     job.left_out = subscribing.left_out
     job.code, job.reasons = ending.code, list(ending.outcome.reasons)
@@ -152,6 +154,5 @@ async def _run_job(
             job.reasons.append(f"cannot write to {recorder.path}: {recorder.error}")
     if job.code:
         job.stderr = [one_line(line, 400) for line in ending.stderr.splitlines()[-_STDERR_LINES:]]
-    job.seconds = time.monotonic() - job.started
     job.state = "failed" if job.code else "ok"
     return ending.outcome

@@ -68,6 +68,7 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
         interrupts.number = signal.SIGINT
         outcome = Outcome(cancelled=True, reasons=("it was interrupted",))
         ending = Ending(outcome, exit_codes.of_outcome(outcome))
+    interrupts.outlast_loop()
     _tell_and_leave(ending, subscribing, interrupts, shown, recorder)
 
 

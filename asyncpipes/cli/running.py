@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 from anyio import CancelScope, CapacityLimiter, current_time, to_thread
@@ -26,8 +29,9 @@ from .leaving import ENDING_SIGNALS, PATIENCE
 
 #: Seconds in which two signals are one.
 _TOGETHER = 0.5
-#: Seconds that each ending of a script may take to be printed, once it is to be at once.
-_IN_HASTE = 0.2
+#: Seconds that the ending of a script may take to be printed, once it is to be at once: a
+#: thread gets its turn within that on a busy machine too.
+_IN_HASTE = 1.0
 #: What events are written to, by the names of :attr:`Subscribing.in_threads`.
 STDOUT = "stdout"
 RECORDING = "the recording"
@@ -97,8 +101,10 @@ class Interrupts:
         self.at_last: Callable[[], object] = lambda: None
         self._is_final = False
         self._taken_at = 0.0
+        self._late_at: float | None = None
         self._running: dict[PipesSession, _Running] = {}
-        self._printing: set[CancelScope] = set()
+        self._printing: CancelScope | None = None
+        self._has_stalled = False
 
     def install(self) -> None:
         """Handle the signals, as long as the running loop does.
@@ -127,16 +133,21 @@ class Interrupts:
         """It has ended."""
         self._running.pop(session, None)
 
-    async def printing(self, call: Callable[[], object], limiter: CapacityLimiter) -> None:
-        """Call what prints in a thread; once interrupted it has no more than its patience."""
-        with CancelScope() as scope:
-            self._printing.add(scope)
-            if self.number is not None:
-                scope.deadline = self._printed_by()
-            try:
-                await to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
-            finally:
-                self._printing.discard(scope)
+    async def printing(self, call: Callable[[], object], turn: CapacityLimiter) -> None:
+        """Call what prints in a thread, one after the other.
+
+        Once interrupted, each has no more than its patience, from its turn on; and none
+        after one that has not come to its end.
+        """
+        async with turn:
+            if self._has_stalled:
+                return
+            with CancelScope() as self._printing:
+                if self.number is not None:
+                    self._printing.deadline = self._printed_by()
+                await to_thread.run_sync(call, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+            self._has_stalled = self._printing.cancelled_caught
+            self._printing = None
 
     @property
     def _reason(self) -> str:
@@ -162,8 +173,25 @@ class Interrupts:
                 running.kill()
             # What was written is read to its end, and there may be gigabytes of it.
             asyncio.get_running_loop().call_later(PATIENCE, self.at_last)
-        for scope in self._printing:
-            scope.deadline = self._printed_by()
+        if self._printing is not None:
+            self._printing.deadline = self._printed_by()
+
+    def outlast_loop(self) -> None:
+        """The loop is over, and its handlers with it: from here on a signal ends nothing.
+
+        What is left is bounded, and puts the terminal in order. Whoever sends yet another one
+        is in a hurry.
+        """
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._take_late)
+
+    def _take_late(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._late_at is None:
+            self._late_at = now
+        elif now - self._late_at >= _TOGETHER:
+            os._exit(exit_codes.of_signal(self.number or number))
 
 
 @dataclass

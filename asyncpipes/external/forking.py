@@ -116,12 +116,22 @@ class _Descriptor:
         self.number = number
         self._what = os.fstat(number)
 
+    def read(self, size: int) -> bytes:
+        """Read what is there, waiting for it; nothing if that is its end, or it is closed."""
+        try:
+            return os.read(self.number, size) if self._is_there() else b""
+        except OSError:
+            return b""
+
     def close(self) -> None:
         try:
-            if os.path.samestat(os.fstat(self.number), self._what):
+            if self._is_there():
                 os.close(self.number)
         except OSError:
             pass  # it is closed
+
+    def _is_there(self) -> bool:
+        return os.path.samestat(os.fstat(self.number), self._what)
 
 
 class _Farewell:
@@ -284,13 +294,13 @@ class ForkGuard:
 
     def _watch(self, read_end: _Descriptor) -> None:
         try:
-            self._read(read_end.number)
+            self._read(read_end)
         finally:
             read_end.close()
 
-    def _read(self, read_end: int) -> None:
+    def _read(self, read_end: _Descriptor) -> None:
         pause = threading.Event()
-        while numbers := os.read(read_end, 4096):
+        while numbers := read_end.read(4096):
             if signal.SIGTERM not in numbers:
                 continue
             main = threading.main_thread().ident

@@ -202,7 +202,11 @@ class Outbox:
 
     @property
     def undelivered(self) -> int:
-        """Messages that the user reported and that are not with the channel."""
+        """Messages that the user reported and that are not with the channel.
+
+        Exact while nothing moves: after :meth:`on_delivered`, or once the thread has ended or
+        is stuck.
+        """
         return self._lost + count_reported([*self._batch, *self._lines.copy()])
 
     @property

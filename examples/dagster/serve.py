@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -38,16 +39,22 @@ nux: {enabled: false}
 GRACE = 60
 
 
+#: Ports that no kernel gives to whoever asks for any: the server binds its own seconds later.
+PORTS = range(20_000, 32_000)
+
+
 def free_port(port: int) -> int:
     """``port``, or any that is free for 0."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            sys.exit(f"port {port} cannot be used: {error.strerror}; choose another with --port")
-        bound: int = probe.getsockname()[1]
-        return bound
+    candidates = [port] if port else random.sample(PORTS, 100)
+    for candidate in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+                return candidate
+            except OSError as error:
+                why = error.strerror
+    sys.exit(f"port {candidates[-1]} cannot be used: {why}; choose another with --port")
 
 
 def start(files: Sequence[Path], home: Path, port: int) -> subprocess.Popen[bytes]:

@@ -21,7 +21,7 @@ from asyncpipes.channels.file import READ_BYTES, FileChannel, FileWriter, Watch
 from asyncpipes.errors import ChannelError
 from tests.blocking import by_the_test
 from tests.layouts import foreign_link
-from tests.support import PATIENCE, open_fds, refuse_threads
+from tests.support import PATIENCE, open_fds, refuse_threads, settled_fds
 
 pytestmark = pytest.mark.host
 
@@ -206,7 +206,7 @@ async def test_cancelling_open_leaves_nothing(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     await asyncio.to_thread(lambda: None)  # the pool's own descriptors, if any
-    before = open_fds()
+    before = settled_fds()
     task = asyncio.create_task(FileChannel().open_reader())
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -223,7 +223,7 @@ async def test_cancelling_open_leaves_nothing(
 
 
 async def test_cancelling_aclose_still_releases_everything() -> None:
-    before = open_fds()
+    before = settled_fds()
     reader = await FileChannel().open_reader()
     path = path_of(reader)
     task = asyncio.create_task(reader.aclose())
@@ -237,7 +237,7 @@ async def test_cancelling_aclose_still_releases_everything() -> None:
 
 async def test_without_threads_it_is_read_and_released_all_the_same() -> None:
     """As when the main thread has ended, and another one still awaits a script."""
-    before = open_fds()
+    before = settled_fds()
     reader = await FileChannel().open_reader()
     path = path_of(reader)
     refuse_threads(asyncio.get_running_loop())
@@ -253,7 +253,7 @@ async def test_without_threads_it_is_read_and_released_all_the_same() -> None:
 
 
 async def test_the_temporary_file_is_the_owners_alone_and_goes() -> None:
-    before = open_fds()
+    before = settled_fds()
     async with opened(FileChannel()) as reader:
         path = path_of(reader)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -339,7 +339,7 @@ async def test_a_file_that_cannot_be_created_is_named(
     if where == "theirs":
         foreign_link(tmp_path / "theirs", tmp_path / "elsewhere", monkeypatch)
     path = tmp_path / where
-    before = open_fds()
+    before = settled_fds()
     with pytest.raises(ChannelError, match=words) as caught:
         await FileChannel(path).open_reader()
     assert str(path) in str(caught.value)
@@ -351,7 +351,7 @@ async def test_a_file_that_cannot_be_created_is_named(
 async def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    before = open_fds()
+    before = settled_fds()
     with pytest.raises(ChannelError, match="no regular file") as caught:
         await FileChannel(path).open_reader()
     assert str(path) in str(caught.value)

@@ -29,7 +29,7 @@ from tests.layouts import (
     stripped,
     write_all,
 )
-from tests.support import PATIENCE, open_fds, run_script, started_script
+from tests.support import PATIENCE, open_fds, run_script, settled_fds, started_script
 
 ROOT = Path(__file__).parents[2]
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -784,7 +784,7 @@ def test_a_fork_finds_the_file_from_wherever_it_is(
 
 
 def test_in_fork_releases_what_was_inherited(path: Path) -> None:
-    before = open_fds()
+    before = settled_fds()
     writer = opened(path, untearable=True)
     own = writer.in_fork()
     assert len(open_fds()) == len(before) + 1, "and has the file open for itself"
@@ -904,7 +904,7 @@ def test_a_file_that_may_be_written_and_not_read(
 
 
 def test_the_descriptor_is_not_inherited(path: Path) -> None:
-    before = open_fds()
+    before = settled_fds()
     writer = opened(path)
     [fd] = open_fds() - before
     assert not os.get_inheritable(fd)
@@ -933,7 +933,7 @@ def test_a_link_that_others_have_placed_is_not_followed(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = foreign_link(tmp_path / "theirs", path, monkeypatch)
-    before = open_fds()
+    before = settled_fds()
     with pytest.raises(ChannelError, match="belongs to another user") as caught:
         opened(theirs)
     assert str(theirs) in str(caught.value)

@@ -21,7 +21,7 @@ from asyncpipes.channels.watching import (
     open_watcher,
 )
 from asyncpipes.errors import ChannelError
-from tests.support import PATIENCE, open_fds
+from tests.support import PATIENCE, open_fds, settled_fds
 
 pytestmark = pytest.mark.host
 
@@ -68,7 +68,7 @@ async def test_inotify_is_silent_while_nothing_grows(file: Path) -> None:
 
 @pytest.mark.usefixtures("any_loop")
 async def test_1000_watchers_share_one_instance(tmp_path: Path) -> None:
-    before = open_fds()
+    before = settled_fds()
     files = [tmp_path / str(number) for number in range(1000)]
     watchers = []
     for file in files:
@@ -140,7 +140,7 @@ def out_of_instances(*_: Any) -> int:
 
 
 async def test_without_inotify_auto_polls(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = open_fds()
+    before = settled_fds()
     monkeypatch.setattr(watching, "_call", out_of_instances)
     assert isinstance(await open_watcher(str(file), "auto", 1), PollingWatcher)
     with pytest.raises(ChannelError, match=r"inotify cannot watch .*; use watch='poll'") as caught:
@@ -151,7 +151,7 @@ async def test_without_inotify_auto_polls(file: Path, monkeypatch: pytest.Monkey
 
 
 async def test_a_missing_file_cannot_be_watched(file: Path) -> None:
-    before = open_fds()
+    before = settled_fds()
     with pytest.raises(ChannelError, match="No such file"):
         await open_watcher(f"{file}.missing", "inotify", 1)
     assert open_fds() == before
@@ -172,7 +172,7 @@ def test_a_loop_is_not_kept_alive(file: Path) -> None:
 
 
 def test_a_watcher_may_be_closed_after_its_loop(file: Path) -> None:
-    before = open_fds()
+    before = settled_fds()
     loop = asyncio.new_event_loop()
     watcher = loop.run_until_complete(open_watcher(str(file), "inotify", 1))
     loop.close()

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -32,11 +33,15 @@ def wait(name):
         time.sleep(0.01)
 """
 
+#: Variables that would change what the command says.
+UNWANTED = {
+    "NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM", "COLUMNS", "LINES", "PYTHONWARNINGS",
+}  # fmt: skip
+
 
 def environment(**more: str) -> dict[str, str]:
     """Of a usual terminal, whatever the tests run in: `python` is this one, with this package."""
-    unwanted = ("NO_COLOR", "TERM", "COLUMNS", "LINES", "COLORTERM", "FORCE_COLOR")
-    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    env = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     paths = [str(Path(asyncpipes.__file__).parents[1]), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Not this one's whole path: a title that holds it is cut off, the earlier the longer it is.
@@ -94,7 +99,7 @@ class Terminal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.child.close(force=True)
+        self.hang_up()
 
     @property
     def lines(self) -> list[str]:
@@ -124,12 +129,23 @@ class Terminal:
 
     def until_drawn(self) -> None:
         """Look until all that is there was drawn anew, and no half of a frame is there."""
+        while self._read(0):  # frames of before, of which there may be many
+            pass
+        # The first may have been on its way, and the second have asked before for the size.
         before = self.frames
         self.until(
-            lambda: self.frames >= before + 2 and FRAME_END.search(self.raw[-20:]) is not None
+            lambda: self.frames >= before + 3 and FRAME_END.search(self.raw[-20:]) is not None
         )
 
     def resize(self, rows: int, columns: int) -> None:
+        """Make it so large. The view has seen it by then, where it has become narrower.
+
+        A frame that was drawn for more columns than there are would wrap, and the cursor not get
+        back to where it begins.
+        """
+        if columns < self.screen.columns:
+            self.child.setwinsize(rows, columns)
+            self.until_drawn()
         self.screen.resize(rows, columns)
         self.child.setwinsize(rows, columns)
 
@@ -140,11 +156,16 @@ class Terminal:
         """Ctrl-C."""
         self.child.sendintr()
 
+    def hang_up(self) -> None:
+        """Close it, as its window is closed: all in it get SIGHUP. The shell ends."""
+        with suppress(pexpect.ExceptionPexpect):  # it may take longer than it is given
+            self.child.close(force=True)
+
     def end(self) -> int:
         """Look to the end; the exit code."""
         while self._read():
             pass
-        self.child.close()
+        self.hang_up()
         found = re.search(r"code=(\d+)", self.raw)
         assert found, self.text
         return int(found[1])
@@ -156,11 +177,12 @@ class Terminal:
         assert not SPINNER.search(self.text), self.text
         assert re.search(r"^code=\d+$", self.text, re.MULTILINE), self.text
 
-    def _read(self) -> bool:
+    def _read(self, seconds: float = 0.05) -> bool:
+        """Take what comes in that time; False at the end, and where nothing is there for 0."""
         try:
-            data = self.child.read_nonblocking(65536, 0.05)
+            data = self.child.read_nonblocking(65536, seconds)
         except pexpect.TIMEOUT:
-            return True
+            return seconds > 0
         except pexpect.EOF:
             return False
         self.raw += data

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import PATIENCE
 
 pytestmark = pytest.mark.host
 
@@ -43,7 +46,9 @@ def asyncpipes(
     *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "asyncpipes", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=cwd)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env=env, cwd=cwd
+    )
 
 
 def test_lines_for_a_person(script: Path) -> None:
@@ -175,7 +180,7 @@ def test_an_interrupt_ends_the_script_first(tmp_path: Path, number: signal.Signa
         line = next(line for line in process.stdout if "pid=" in line)
         child = int(line.rpartition("=")[2])
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "the script has been ended" in stderr
     assert "asyncpipes: " in stderr
@@ -252,7 +257,7 @@ def test_a_stalled_stdout_does_not_hold_the_command(tmp_path: Path, how: str, ou
             process.stdout.read(1)  # it is at work
             if how != "timeout":
                 process.send_signal(getattr(signal, how))
-            process.wait(timeout=40)
+            process.wait(timeout=PATIENCE)
         finally:
             process.kill()
     if how == "timeout" and output == "events":
@@ -265,9 +270,10 @@ def test_a_stalled_stdout_does_not_hold_the_command(tmp_path: Path, how: str, ou
 def test_a_stdout_that_takes_nothing_is_told_in_one_line(
     script: Path, options: str, redirect: str, why: str
 ) -> None:
-    command = f"{sys.executable} -m asyncpipes run {options} --asset a -- {sys.executable} {script}"
+    arguments = ["run", *options.split(), "--asset", "a", "--", sys.executable, str(script)]
+    command = shlex.join([sys.executable, "-m", "asyncpipes", *arguments])
     done = subprocess.run(
-        f"{command} {redirect}", shell=True, capture_output=True, text=True, timeout=60
+        f"{command} {redirect}", shell=True, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 74, done.stderr
     assert "asyncpipes: cannot write to stdout: " in done.stderr

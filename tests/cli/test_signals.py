@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import PATIENCE
+from tests.support import PATIENCE, wait_until
 from tests.support_host import is_alive
 
 from .terminal import asyncpipes_command, environment
@@ -36,13 +37,16 @@ with open_pipes(handle_signals=False) as pipes:
 """
 
 
+#: Says that it was told to end, and does not.
 DEAF = """
 import signal, time
 from asyncpipes import open_pipes
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # of all threads
 with open_pipes(handle_signals=False) as pipes:
     pipes.log.info("here")
+    signal.sigwait([signal.SIGINT])
+    pipes.log.info("told")
     time.sleep(3600)
 """
 
@@ -55,12 +59,15 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(here: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def started(here: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """The command, with a stdout of which nobody takes more than the first byte."""
+    return begun(here, asyncpipes_command("run", *arguments))
+
+
+def begun(here: Path, command: list[str]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        asyncpipes_command("run", *arguments),
+        command,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=here, env=environment(),
-        **options,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.read(1)
@@ -68,9 +75,9 @@ def started(here: Path, *arguments: str, **options: Any) -> subprocess.Popen[byt
 
 
 def pid_of(here: Path) -> int:
-    while not (here / "pid").exists() or not (here / "pid").read_text().endswith("\n"):
-        pass
-    return int((here / "pid").read_text())
+    pid = here / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the script has begun")
+    return int(pid.read_text())
 
 
 ALONE = ["--grace", "3600", "--", sys.executable, "talkative.py"]
@@ -139,6 +146,11 @@ def test_ctrl_c_of_validate_is_no_bad_line(here: Path) -> None:
 
 
 def test_a_recording_that_stalls_does_not_hold_the_command(here: Path) -> None:
+    # Its first line does not fit into a pipe. What comes after it is more than is kept for the
+    # recording, and still so little that all is read in no time once the script is dead.
+    script = TALKATIVE.replace("    open(", "    pipes.log.info('x' * 1_000_000)\n    open(")
+    script = script.replace("while True:", "for _ in range(1_000):")
+    (here / "talkative.py").write_text(f"{script}    __import__('time').sleep(3600)\n")
     os.mkfifo(here / "fifo")
     command = asyncpipes_command("run", "--record", "fifo", *ALONE)
     with (
@@ -147,7 +159,8 @@ def test_a_recording_that_stalls_does_not_hold_the_command(here: Path) -> None:
         ) as process,
         open(here / "fifo", "rb", buffering=0) as fifo,
     ):
-        fifo.read(1)
+        while b"xx" not in (taken := fifo.read(1000)):  # the rest waits to be taken
+            assert taken
         pid = pid_of(here)
         while is_alive(pid):
             process.send_signal(signal.SIGINT)
@@ -170,8 +183,8 @@ def test_what_stalls_is_left_to_itself(
 ) -> None:
     from asyncpipes.cli import leaving
 
-    monkeypatch.setattr(leaving, "PATIENCE", 0.05)
     assert leaving.in_time(lambda: None)
+    monkeypatch.setattr(leaving, "PATIENCE", 0.05)
     assert not leaving.in_time(stalled.wait)
 
 
@@ -180,7 +193,9 @@ def test_where_at_once_takes_long_the_last_resort_is_called(
 ) -> None:
     from asyncpipes.cli import running
 
+    assert running._TOGETHER == 0.5, "what the README promises"
     monkeypatch.setattr(running, "PATIENCE", 0.0)
+    monkeypatch.setattr(running, "_TOGETHER", 3600.0)
 
     async def main() -> None:
         called = asyncio.Event()
@@ -201,6 +216,14 @@ def test_where_at_once_takes_long_the_last_resort_is_called(
     asyncio.run(main())
 
 
+#: The command, for which signals are one as long as a machine may take for the second.
+PATIENT = """
+from asyncpipes.cli import main, running
+running._TOGETHER = 3600.0
+main.main()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_two_signals_at_the_same_time_are_one(here: Path, number: signal.Signals) -> None:
     """timeout(1) signals the command, and then its group."""
@@ -215,7 +238,7 @@ def test_two_signals_at_the_same_time_are_one(here: Path, number: signal.Signals
         "        time.sleep(0.5)\n"
         "        print('put away')\n"
     )
-    process = started(here, *ALONE)
+    process = begun(here, [sys.executable, "-c", PATIENT, "run", *ALONE])
     pid_of(here)
     process.send_signal(number)
     time.sleep(0.005)
@@ -254,11 +277,12 @@ def test_all_outcomes_of_jobs_that_were_interrupted_twice(here: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     rows: list[dict[str, Any]] = []
-    while sum(row["event"] == "log" for row in rows) < 2:
-        rows.append(json.loads(process.stdout.readline()))
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.8)
-    process.send_signal(signal.SIGINT)
+    for message in ("here", "told"):
+        while sum(row.get("message") == message for row in rows) < 2:
+            rows.append(json.loads(process.stdout.readline()))
+        if message == "told":
+            time.sleep(0.8)  # more than between two signals that are one
+        process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
     rows += map(json.loads, out.splitlines())
     ends = {row["job"]: row for row in rows if row["event"] == "outcome"}
@@ -276,6 +300,7 @@ def test_printing_ends_with_the_patience(
     from asyncpipes.cli import running
 
     monkeypatch.setattr(running, "PATIENCE", 0.05)
+    printed: list[int] = []
 
     async def main() -> None:
         interrupts = running.Interrupts()
@@ -285,11 +310,38 @@ def test_printing_ends_with_the_patience(
         await asyncio.sleep(0)
         os.kill(os.getpid(), signal.SIGINT)
         await task
-        # And what comes after the signal has no longer either.
-        await interrupts.printing(stalled.wait, CapacityLimiter(1))
+        # And nothing is printed after that, since it would stall as well.
+        await interrupts.printing(lambda: printed.append(1), limiter)
         stalled.set()
 
     asyncio.run(main())
+    assert printed == []
+
+
+def test_each_has_the_whole_patience_from_its_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from anyio import CapacityLimiter, create_task_group
+
+    from asyncpipes.cli import running
+
+    printed: list[int] = []
+    printed_before: list[int] = []
+
+    def printed_by(self: running.Interrupts) -> float:
+        printed_before.append(len(printed))
+        return float("inf")
+
+    monkeypatch.setattr(running.Interrupts, "_printed_by", printed_by)
+
+    async def main() -> None:
+        interrupts, turn = running.Interrupts(), CapacityLimiter(1)
+        interrupts.number = signal.SIGINT
+        async with create_task_group() as group:
+            for number in range(3):
+                group.start_soon(interrupts.printing, partial(printed.append, number), turn)
+
+    asyncio.run(main())
+    assert sorted(printed) == [0, 1, 2]
+    assert printed_before == [0, 1, 2], "none of them begins to count while others print"
 
 
 def test_a_second_signal_cuts_off_who_is_slow() -> None:

@@ -24,7 +24,7 @@ from .terminal import WAITING, Terminal, asyncpipes_command, environment
 
 pytestmark = pytest.mark.host
 
-#: More than fits the buffers between it and whoever is too slow.
+#: More than fits a pipe and the queue of whoever is too slow.
 FLOOD = f"""{WAITING}
 from asyncpipes import open_pipes
 with open_pipes() as pipes:
@@ -33,8 +33,10 @@ with open_pipes() as pipes:
     sys.stdout.flush()
 open("done", "w").close()
 """
+#: So much that some is left out: up to 256 pieces of output are in hand, and 256 wait.
+LONG = FLOOD.replace("2_000", "8_000")
 #: The same in short lines, of which a view draws little: the terminal of these tests is slow.
-SHORT = FLOOD.replace("2_000", "1_000_000").replace("10_000", "20")
+SHORT = FLOOD.replace("2_000", "2_000_000").replace("10_000", "20")
 
 
 @pytest.fixture
@@ -100,6 +102,7 @@ def test_a_slow_recording_beside_a_view(here: Path) -> None:
     "what", [["--json", "--", sys.executable, "flood.py"], ["--json", "--file", "jobs.json"]]
 )
 def test_a_slow_reader_of_json(here: Path, what: list[str]) -> None:
+    (here / "flood.py").write_text(LONG)
     process = subprocess.Popen(
         asyncpipes_command("run", *what),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here, env=environment(),
@@ -115,6 +118,7 @@ def test_a_slow_reader_of_json(here: Path, what: list[str]) -> None:
 
 
 def test_a_slow_recording_of_a_job(here: Path) -> None:
+    (here / "flood.py").write_text(LONG)
     jobs = json.loads((here / "jobs.json").read_text())
     jobs["job"][0]["record"] = "run.jsonl"
     (here / "jobs.json").write_text(json.dumps(jobs))
@@ -151,8 +155,10 @@ def test_a_reader_that_takes_nothing_until_the_timeout(here: Path, more: list[st
         assert (rows[-1]["exit_code"], rows[-1]["ok"]) == (0, False)
 
 
-TABLES = """
+TABLES = f"""{WAITING}
 from asyncpipes import open_pipes
+"""
+TABLES += """
 row = {f"column {index}": index for index in range(20)}
 with open_pipes() as pipes:
     for index in range(100):
@@ -160,6 +166,7 @@ with open_pipes() as pipes:
         value = {"records": [row] * 20, "schema": schema}
         table = {"type": "table", "raw_value": value}
         pipes.report_asset_materialization({"t": table}, asset_key=f"a{index}")
+        wait("go")
 """
 
 
@@ -169,6 +176,8 @@ def test_what_takes_long_to_draw(tmp_path: Path) -> None:
     assets = [part for index in range(100) for part in ("--asset", f"a{index}")]
     arguments = ["run", *assets, "--", "python", "tables.py"]
     with Terminal(*arguments, cwd=tmp_path, columns=200) as terminal:
+        terminal.until("a0 materialized")  # drawn as it should be, as long as there is time
+        terminal.go("go")
         assert terminal.end() == 0
         assert "stalled" not in terminal.text
         assert terminal.text.count("✓ ok after") == 1
@@ -176,7 +185,7 @@ def test_what_takes_long_to_draw(tmp_path: Path) -> None:
         shown = [f"a{index} materialized" in terminal.text for index in range(100)]
         plain = [f"MATERIAL a{index}\n" in terminal.text for index in range(100)]
         assert all(map(any, zip(shown, plain, strict=True)))
-        assert shown[0], "drawn as it should be, as long as there is time"
+        assert shown[0]
         terminal.check_clean()
 
 
@@ -345,11 +354,9 @@ def test_sigterm_leaves_a_replays_terminal_clean(tmp_path: Path) -> None:
     with Terminal("replay", "--speed", "1", "r.jsonl", cwd=tmp_path) as terminal:
         terminal.until("line 0")
         terminal.until_drawn()
-        found = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(terminal.child.pid)],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        os.kill(int(found.split()[0]), signal.SIGTERM)
+        shell = terminal.child.pid
+        (command,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        os.kill(int(command), signal.SIGTERM)
         assert terminal.end() == 128 + signal.SIGTERM
         assert "asyncpipes: terminated" in terminal.text
         terminal.check_clean()

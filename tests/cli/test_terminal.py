@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -9,9 +10,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import pyte
 import pytest
+from pyte.modes import LNM
+from rich.text import Text
 
-from tests.support import PATIENCE
+from asyncpipes.cli.screen import Screen
+from tests.support import PATIENCE, wait_until
 from tests.support_host import is_alive
 
 from .terminal import OWN, SPINNER, WAITING, Terminal, asyncpipes_command, environment
@@ -174,6 +179,28 @@ def test_resized_while_it_runs(tmp_path: Path, sizes: list[tuple[int, int]]) -> 
         terminal.check_clean()
 
 
+def test_what_was_drawn_before_it_became_narrower_is_erased(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A frame that still stands when the terminal becomes narrower, which cuts it off."""
+    screen = pyte.Screen(80, 12)
+    screen.set_mode(LNM)
+    stream = pyte.Stream(screen)
+    monkeypatch.setattr(Screen, "size", property(lambda _: (screen.columns, screen.lines)))
+    live = [Text("⠹ " + "bar " * 30), Text("⠹ " + "counts " * 30)]
+    file = io.StringIO()
+    drawing = Screen(file)
+    for columns in (80, 60, 20, 30):
+        screen.resize(columns=columns)
+        drawing.draw([drawing.text_of(Text(f"at {columns}"))], live)
+        stream.feed(file.getvalue())
+        file.seek(0)
+        file.truncate()
+        shown = [line.rstrip() for line in screen.display if line.strip()]
+        assert len(SPINNER.findall("\n".join(shown))) == 2, shown
+        assert shown[-3] == f"at {columns}", shown
+
+
 def test_without_a_terminal_nothing_is_escaped(tmp_path: Path) -> None:
     command = script_of(tmp_path, PROGRESS + METADATA.replace("with open_pipes", "if 1:#"))
     (tmp_path / "go").touch()
@@ -256,9 +283,8 @@ def test_a_terminal_that_is_closed_ends_the_script(tmp_path: Path) -> None:
     command = script_of(tmp_path, ENDLESS)
     with Terminal("run", "--", *command, cwd=tmp_path) as terminal:
         pid = pid_in(terminal)
-        terminal.child.close(force=False)
-        while is_alive(pid):
-            pass
+        terminal.hang_up()
+        wait_until(lambda: not is_alive(pid), "the script has ended")
 
 
 def test_a_flood_is_counted_exactly(tmp_path: Path) -> None:

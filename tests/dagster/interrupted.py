@@ -48,8 +48,8 @@ with open_pipes(handle_signals=False) as pipes:
         print(number, file=launches)
     part = Path(folder, f"part-{number}")
     part.write_text(str(os.getpid()))
-    part.rename(Path(folder, f"pid-{number}"))
     try:
+        part.rename(Path(folder, f"pid-{number}"))  # from here on it may be interrupted
         while "short" not in words and not Path(folder, "end").exists():
             time.sleep(0.01)
     except KeyboardInterrupt:
@@ -228,7 +228,7 @@ def main() -> None:
         ]
     (failure,) = failures
     for thread in filter(is_left, threading.enumerate()):
-        thread.join(5)  # a loop's own are told to end when it is closed, and not waited for
+        thread.join(60)  # a loop's own are told to end when it is closed, and not waited for
     print(
         json.dumps(
             {

@@ -634,6 +634,7 @@ with open_pipes(handle_signals=False) as pipes:
     for key in ("a", "b", "c"):
         pipes.report_asset_materialization({"n": 1}, asset_key=key)
     try:
+        Path(sys.argv[1], "reported").touch()
         wait_for(f"{sys.argv[1]}/end")
     finally:
         time.sleep(float(sys.argv[2]))
@@ -658,6 +659,8 @@ def test_what_a_failing_asset_has_not_taken_is_kept(
         holder = [stream] if cleaning == "holds" else []
         try:
             async for result in stream:
+                while not (tmp_path / "reported").exists():  # or b and c may never be
+                    await asyncio.sleep(0.005)
                 await asyncio.sleep(0.05)
                 if result.asset_key == dg.AssetKey("a"):
                     raise ValueError("not this one")

@@ -142,12 +142,14 @@ async def test_closed_is_sent_whatever_the_captures_do(
             raise OSError("no such descriptor")
         release.wait(PATIENCE)
 
+    # The captures' part of close_timeout, the rest of which `closed` has.
+    monkeypatch.setattr(PipesContext, "_capture_timeout", 0.1)
     monkeypatch.setattr(StreamCapture, "start", lambda self: None)
     monkeypatch.setattr(StreamCapture, "stop", stop)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
     writer = RecordingWriter()
-    async with launched(writer, capture_stdio=True, close_timeout=1):
+    async with launched(writer, capture_stdio=True, close_timeout=PATIENCE):
         busy = loop.run_in_executor(None, release.wait, PATIENCE)
     assert not release.is_set()
     assert methods(writer.messages)[-1] == "closed"

@@ -21,7 +21,15 @@ from asyncpipes.external import forking
 from asyncpipes.external.forking import ForkGuard, writer_in_fork
 from asyncpipes.external.loaders import MappingParamsLoader
 from asyncpipes.external.waiting import nothing
-from tests.support import PATIENCE, RecordingWriter, bootstrap, in_thread, open_fds, wait_until
+from tests.support import (
+    PATIENCE,
+    RecordingWriter,
+    bootstrap,
+    in_thread,
+    open_fds,
+    settled_fds,
+    wait_until,
+)
 
 AGAIN = [(os.getpid(), signal.SIGTERM)]
 
@@ -58,14 +66,14 @@ def closed() -> list[str]:
 def fork(closed: list[str], told: list[int]) -> Iterator[ForkGuard]:
     """The guard of a fork whose parent's was in force; at the end as in a fork of that."""
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    descriptors = open_fds()
+    descriptors = settled_fds()
     guard = ForkGuard()
     enter(guard, was_guarded=True, close=lambda: closed.append("closed"))
     yield guard
     end_watching(guard)
     enter(guard, was_guarded=False, close=lambda: None)
     signal.signal(signal.SIGTERM, before)
-    assert open_fds() == descriptors
+    assert not open_fds() - descriptors
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -175,6 +183,24 @@ def test_the_wakeup_descriptor_of_somebody_who_came_later_is_left(fork: ForkGuar
     os.close(write_end)
 
 
+@pytest.mark.parametrize("how", ["closed", "in use for something else"])
+def test_nothing_is_read_by_a_number_that_is_no_longer_ours(how: str) -> None:
+    """As when a daemon closes all descriptors before the thread that watches has got to read."""
+    ours, theirs = os.pipe(), os.pipe()
+    os.write(theirs[1], b"theirs")
+    watched = forking._Descriptor(ours[0])
+    try:
+        if how == "closed":
+            os.close(ours[0])
+        else:
+            os.dup2(theirs[0], ours[0])
+        assert watched.read(4096) == b""
+        assert os.read(theirs[0], 4096) == b"theirs"
+    finally:
+        for number in {*ours, *theirs} - ({ours[0]} if how == "closed" else set()):
+            os.close(number)
+
+
 def test_a_daemons_descriptors_are_its_own(fork: ForkGuard) -> None:
     """It has closed all that it inherited, and one of the numbers is another file's now."""
     fork.begin()
@@ -206,6 +232,15 @@ def test_a_channel_that_is_none_here_says_so_when_used(error: Exception) -> None
 # How a fork ends, called as its threads and multiprocessing would.
 
 
+@pytest.fixture
+def _no_threads_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier test's thread that still lives is none that an end here has to wait for."""
+    others, find = set(threading.enumerate()), forking._threads_to_wait_for
+    monkeypatch.setattr(
+        forking, "_threads_to_wait_for", lambda: [each for each in find() if each not in others]
+    )
+
+
 def lives_until(release: threading.Event) -> threading.Thread:
     thread = threading.Thread(target=release.wait, args=(PATIENCE,))
     thread.start()
@@ -225,6 +260,7 @@ def test_a_farewell_is_said_in_its_own_process(monkeypatch: pytest.MonkeyPatch) 
     assert said == ["here"]
 
 
+@pytest.mark.usefixtures("_no_threads_of_others")
 @pytest.mark.parametrize("others", [False, True])
 def test_the_thread_that_forked_ends(others: bool) -> None:
     done = threading.Event()
@@ -245,6 +281,7 @@ def test_the_thread_that_forked_ends(others: bool) -> None:
     assert done.wait(PATIENCE)
 
 
+@pytest.mark.usefixtures("_no_threads_of_others")
 @pytest.mark.parametrize("others", [False, True])
 def test_a_worker_ends(others: bool) -> None:
     done = threading.Event()

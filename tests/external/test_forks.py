@@ -30,6 +30,9 @@ from tests.support import (
     run_script,
 )
 
+#: For what would never end, so that it does before its script is ended with all it has to say.
+LONG = int(PATIENCE / 2)
+
 HEAD = """
 import _thread, asyncio, concurrent.futures, contextlib, logging, multiprocessing, os, signal
 import sys, threading, time, warnings
@@ -49,6 +52,7 @@ def work(name):
     pipes.report_asset_check("done", True, asset_key=f"asset/{name}")
     return name
 """
+HEAD += f"LONG = {LONG}\n"
 
 Run = Callable[..., "Script"]
 
@@ -378,7 +382,7 @@ def outlive():
     work("w0")
 
 def target():
-    signal.alarm(20)
+    signal.alarm(LONG)
 {textwrap.indent(textwrap.dedent(LEFT_RUNNING[left]).strip(), "    ")}
 
 with open_pipes() as pipes:
@@ -401,7 +405,7 @@ def test_workers_of_workers_that_leave_threads_running(run: Run, host: str) -> N
             other.report_custom_message("to the other")
 
         def target(depth):
-            signal.alarm(20)
+            signal.alarm(LONG)
             if depth:
                 start(depth - 1)
             threading.Thread(target=outlive, args=(f"w{depth}",)).start()
@@ -828,7 +832,7 @@ def test_a_worker_that_reports_keeps_the_signal_handlers_of_its_loop(run: Run, h
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, called.set)
             work("w0")
             os.kill(os.getpid(), signal.SIGUSR1)
-            await asyncio.wait_for(called.wait(), 20)
+            await asyncio.wait_for(called.wait(), LONG)
 
         with open_pipes():
             pid = os.fork()
@@ -976,7 +980,7 @@ def wait_interrupted(*args):
 def fork(work):
     pid = os.fork()
     if not pid:
-        signal.alarm(20)
+        signal.alarm(LONG)
         threading.Thread.start = interrupted
         work()
         sys.exit(0)
@@ -1113,7 +1117,7 @@ def test_a_fork_made_while_its_parent_closes_has_no_part_in_it(run: Run, host: s
         def slow(self, lines):
             if b'"closed"' in lines:
                 closing.set()
-                forked.wait(20)
+                forked.wait(LONG)
             write(self, lines)
 
         FileWriter.write = slow
@@ -1122,7 +1126,7 @@ def test_a_fork_made_while_its_parent_closes_has_no_part_in_it(run: Run, host: s
         pipes.log.info("hello")
         thread = threading.Thread(target=pipes.close)
         thread.start()
-        closing.wait(20)
+        closing.wait(LONG)
         pid = os.fork()
         if not pid:
             sys.exit(0)
@@ -1166,7 +1170,7 @@ codes = []
 def fork(work, begun=int):
     pid = os.fork()
     if not pid:
-        signal.alarm(20)
+        signal.alarm(LONG)
         work()
         return
     begun(pid)
@@ -1220,7 +1224,7 @@ def target(done):
 with open_pipes():
     done = threading.Event()
     _thread.start_new_thread(target, (done,))
-    assert done.wait(25)
+    assert done.wait(LONG + 5)
     assert codes == [0]
 """
     )
@@ -1336,7 +1340,7 @@ def test_a_channel_that_fails_in_a_fork_leaves_the_others_alone(run: Run, host: 
         with open_pipes(message_writer=Failing()) as failing, open_pipes() as pipes:
             pid = os.fork()
             if not pid:
-                signal.alarm(20)
+                signal.alarm(LONG)
                 work("w0")
                 failing.report_custom_message("lost")
                 try:

@@ -126,7 +126,8 @@ async def test_a_block_that_is_over_is_told_before_the_next_beat_is_due(
         heartbeat._beat_at = 0.0  # now
         pipes.log.info("a turn of the thread")
         wait_until(lambda: len(beats(writer)) == 1, "a blocked loop")
-        await until(lambda: len(beats(writer)) == 2, "a beat before its time")
+        # A loop that comes late again is told once more.
+        await until(lambda: len(beats(writer)) >= 2, "a beat before its time")
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

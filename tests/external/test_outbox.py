@@ -389,6 +389,8 @@ def test_a_failed_channel_is_silent_after_one_line(
     assert outbox.failure is writer.error
     assert outbox.undelivered == 5
     assert outbox.put(log("lost"), Kind.RESULT)
+    # The thread moves it to what is lost, and in between it is nowhere.
+    assert waiting.block(outbox.on_delivered, PATIENCE)
     assert outbox.undelivered == 6
     finish(outbox)
     assert writer.closed == 1
@@ -847,6 +849,8 @@ def test_a_report_from_inside_the_thread_waits_for_nobody(
         monkeypatch.setattr(outbox_module, "tell", reporting(writing_module.tell))
     outbox.start()
     in_thread(lambda: outbox.put(log("outside"), Kind.RESULT))
+    # The thread goes to sleep only if it is not to end yet.
+    wait_until(lambda: len(inside) == 2, "the report from inside")
     finish(outbox)
     assert inside == [True, True]
     assert sorted(logged(writer.messages)) == ["inside", "outside"]

@@ -354,6 +354,8 @@ with open_pipes():
     assert os.readlink("/proc/self/fd/1") != before["1"]
 assert {name: os.readlink(f"/proc/self/fd/{name}") for name in "12"} == before
 assert sorted(os.listdir("/proc/self/fd")) == fds
+for thread in set(threading.enumerate()) - {threading.current_thread()}:
+    thread.join(60)  # the outbox's has told that it is done, and is on its way out
 assert threading.active_count() == 1
 """
     )

@@ -47,7 +47,7 @@ def subject(
     monkeypatch.setattr(tempfile, "tempdir", None)
     yield subject
     left = subject.left_behind(), subject.alive()
-    subject.end()
+    subject.close()
     try:
         subject.check_mutant()
     finally:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,6 +26,7 @@ from asyncpipes import (
     open_pipes_session,
 )
 from asyncpipes.channels import FileChannel
+from tests.support import PATIENCE
 
 if TYPE_CHECKING:
     from tests.faults.subjects import Subject
@@ -102,6 +104,9 @@ class Run:
         """Wait for the end."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Have it leave nothing to who runs next, whatever became of its test."""
+
 
 class OurRun(Run):
     def __init__(self, subject: Subject, command: list[str], options: Options) -> None:
@@ -142,12 +147,11 @@ class OurRun(Run):
         return file
 
     async def report(self) -> Report:
-        done, _ = await asyncio.wait([self._task], timeout=self._subject.patience)
-        if not done:
+        if not await self._subject.ends(self._task):
             # The processes first: a host that hangs because of them can go on then.
             self._subject.end()
             self._task.cancel()
-            done, _ = await asyncio.wait([self._task], timeout=self._subject.patience)
+            done, _ = await asyncio.wait([self._task], timeout=PATIENCE)
             assert done, "the host hangs, with no process left"
             return Report(problems=["the run hung"], hung=True)
         if self._task.cancelled():
@@ -240,20 +244,35 @@ class StockRun(Run):
         request.update(command=command, folder=str(subject.folder), environment=dict(os.environ))
         self._pid = self._hosts.start(request)
         self._hung = False
-        self._watch = threading.Timer(subject.patience, self._give_up)
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._give_up, args=(subject.pauses(),))
         self._watch.start()
 
-    def _give_up(self) -> None:
-        self._hung = True
-        os.killpg(self._pid, signal.SIGKILL)
+    def _give_up(self, pauses: Iterator[float]) -> None:
+        if not any(self._over.wait(pause) for pause in pauses):
+            self._hung = True
+            self._kill()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.killpg(self._pid, signal.SIGKILL)
 
     def interrupt(self) -> None:
-        os.kill(self._pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # it was given up: its report says so
+            os.kill(self._pid, signal.SIGINT)
+
+    def _wait(self) -> None:
+        self._hosts.wait()
+        self._over.set()
+        self._watch.join()
+
+    def close(self) -> None:
+        if not self._over.is_set():
+            self._kill()
+            self._wait()
 
     async def report(self) -> Report:
-        await asyncio.to_thread(self._hosts.wait)
-        self._watch.cancel()
-        self._watch.join()
+        await asyncio.to_thread(self._wait)
         path = self._folder / "report"
         if not path.exists():
             return Report(problems=["the host was ended"], hung=self._hung)

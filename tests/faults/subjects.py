@@ -56,11 +56,13 @@ raised has none.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,11 +77,12 @@ from tests.support_host import RAW, Gate, until
 
 Side = Literal["ours", "stock"]
 
-#: Seconds after which a run is called hung that is expected to fail: see Subject.patience.
+#: Seconds after which a run is called hung that is expected to fail: see Subject.pauses().
 HUNG = 3.0
+_LOOK = 0.02
 
-#: The note of a script whose mutant is in place.
-_APPLIED = "applied"
+#: The note of a script that begins with what its test gave it: its mutant is in place.
+_BEGUN = "begun"
 
 _IMPORTS: dict[Side, str] = {
     "ours": "from asyncpipes import PipesContext, open_pipes",
@@ -91,9 +94,10 @@ import asyncio, os, signal, sys, time
 
 def note(name, text=""):
     path = os.path.join({folder!r}, "note-" + name)
-    with open(path + ".new", "w") as file:
+    new = path + ".new-%d" % os.getpid()  # spawned workers run the script's beginning too
+    with open(new, "w") as file:
         file.write(str(text))
-    os.rename(path + ".new", path)
+    os.rename(new, path)
 
 def wait_for(gate):
     open(gate).read()
@@ -123,10 +127,7 @@ class Subject:
         self, kind: Kind, folder: Path, patch: pytest.MonkeyPatch, stock: StockHosts
     ) -> None:
         self.name = kind.name
-        #: Seconds after which a run counts as hung, and is ended. One that has to end
-        #: well may take as long as any machine needs; from the others only a test of
-        #: hanging expects it.
-        self.patience = HUNG if kind.is_wrong else PATIENCE
+        self._is_wrong = kind.is_wrong
         self.host = kind.host
         self.script = kind.script
         self.folder = folder
@@ -136,6 +137,7 @@ class Subject:
         self._patch = patch
         #: Where stock hosts come from.
         self.stock_hosts = stock
+        self._runs: list[Run] = []
         self._mark = f"{MARK}={folder}"
         patch.setenv(MARK, str(folder))
         self._broken = folder / "broken"
@@ -153,8 +155,34 @@ class Subject:
     def start(self, script: str | Sequence[str], *, raw: bool = False, **options: Any) -> Run:
         """Begin a run. Options are those of :class:`Options`."""
         command = self.command(script, raw=raw) if isinstance(script, str) else list(script)
-        run = OurRun if self.host == "ours" else StockRun
-        return run(self, command, Options(**options))
+        self._note(_BEGUN).unlink(missing_ok=True)  # of the run before
+        kind = OurRun if self.host == "ours" else StockRun
+        run = kind(self, command, Options(**options))
+        self._runs.append(run)
+        return run
+
+    def pauses(self, hung: float = HUNG) -> Iterator[float]:
+        """Seconds to wait for the end of a run, time and again; with the last one it has hung.
+
+        A run that has to end well may take as long as any machine needs. From the others only
+        a test of hanging expects it, so they have ``hung`` seconds, but from the moment at which
+        their script has begun: one that is ended before has shown nothing.
+        """
+        ends = time.monotonic() + PATIENCE
+        begins = self._is_wrong
+        while (left := ends - time.monotonic()) > 0:
+            if begins and self.has_noted(_BEGUN):
+                begins, left = False, hung
+                ends = time.monotonic() + hung
+            yield min(left, _LOOK) if begins else left
+
+    async def ends(self, run: asyncio.Task[Any], hung: float = HUNG) -> bool:
+        """Wait for the end of a run of our host; False if it hangs."""
+        for pause in self.pauses(hung):
+            done, _ = await asyncio.wait([run], timeout=pause)
+            if done:
+                return True
+        return False
 
     def command(self, script: str, *, raw: bool = False, file: str = "script.py") -> list[str]:
         """The command for the source of a script."""
@@ -166,22 +194,26 @@ class Subject:
                 name = self._mutant.name
                 source += (
                     "from tests.faults.mutants import apply_in_script\n"
-                    f"apply_in_script({name!r}, {str(self._broken)!r})\nnote({_APPLIED!r})\n"
+                    f"apply_in_script({name!r}, {str(self._broken)!r})\n"
                 )
             source += f"{_IMPORTS[self.script]}\n"
+        if self._is_wrong:
+            source += f"note({_BEGUN!r})\n"
         path = self.folder / file
         path.write_text(source + textwrap.dedent(script), encoding="utf-8")
         return [sys.executable, *(["-S", "-E"] if raw else []), str(path)]
 
     async def noted(self, name: str) -> str:
         """Wait until the script has made this note; return its text."""
-        path = self.folder / f"note-{name}"
-        await until(path.exists, f"the script's note {name!r}")
-        return path.read_text()
+        await until(lambda: self.has_noted(name), f"the script's note {name!r}")
+        return self._note(name).read_text()
 
     def has_noted(self, name: str) -> bool:
         """Whether the script has made this note."""
-        return (self.folder / f"note-{name}").exists()
+        return self._note(name).exists()
+
+    def _note(self, name: str) -> Path:
+        return self.folder / f"note-{name}"
 
     def gate(self, name: str) -> Gate:
         """What a script waits for with ``wait_for(path)``; ``.path`` is its path."""
@@ -218,15 +250,21 @@ class Subject:
         """
         if self._mutant is None:
             return
-        if self._mutant.where == "script" and not self.has_noted(_APPLIED):
+        if self._mutant.where == "script" and not self.has_noted(_BEGUN):
             raise VoidMutantError(f"no script ran with {self.name}")
         if self._broken.exists():
             self._breakdowns += self._broken.read_text(encoding="utf-8").splitlines()
         if self._breakdowns:
             raise VoidMutantError(f"{self.name} broke down: " + "; ".join(self._breakdowns))
 
+    def close(self) -> None:
+        """End what it has left, and the runs that its test has not seen the end of."""
+        self.end()
+        for run in self._runs:
+            run.close()
+
     def end(self) -> None:
-        """End what it has left."""
+        """End the processes that it has left."""
         for pid in self.alive():
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -520,7 +520,10 @@ async def test_a_failed_channel_holds_nothing(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("\n") == 1
 
 
-async def test_a_channel_that_has_room_again_gets_all_of_it() -> None:
+async def test_a_channel_that_has_room_again_gets_all_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "RETRY_SECONDS", PATIENCE)  # it is not given up meanwhile
     writer = Full()
     async with launched(writer) as pipes:
         await Script().report(pipes, "orders")

@@ -128,7 +128,7 @@ def test_a_broken_mutant_of_a_script_is_void(make: Callable[..., Subject], tmp_p
     subject = make("script", target)
     with pytest.raises(VoidMutantError, match="no script ran with void"):
         subject.check_mutant()
-    (tmp_path / "note-applied").touch()
+    (tmp_path / "note-begun").touch()
     subject.check_mutant()
     apply_in_script("void", str(tmp_path / "broken"))
     with pytest.raises(TypeError):

@@ -17,7 +17,7 @@ import pytest
 from asyncpipes import CustomMessageEvent, PipesError, PipesSession, open_pipes_session
 from asyncpipes.host import process as processes
 from tests.host.test_liveness import OURS
-from tests.support import run_script
+from tests.support import PATIENCE, run_script
 from tests.support_host import asyncio_timeout, group_members, raw_child, until
 
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.1, "strict": False}
@@ -113,8 +113,8 @@ async def test_a_process_that_cannot_be_ended_is_named_and_left(
     with pytest.raises(ZeroDivisionError):
         async with session:
             process = await session.launch(raw_child(f"{body}\nwhile True: signal.pause()"))
-            # Who waits for it, be it for ever, is ended by this, 20 s from now.
-            watchdog = loop.call_later(20, os.kill, process.pid, signal.SIGKILL)
+            # Who waits for it, be it for ever, is ended by this.
+            watchdog = loop.call_later(PATIENCE, os.kill, process.pid, signal.SIGKILL)
             await until(lambda: session.health.state == "open", "it opens")
             denial.is_on = True
             raise ZeroDivisionError
@@ -130,7 +130,7 @@ async def test_a_process_that_cannot_be_ended_is_named_and_left(
         " hang in the kernel",
     )
     assert [writer.status for writer in session.health.writers] == ["alive"]
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         assert await process.wait() == -signal.SIGKILL
     assert not os.path.exists(f"/proc/{process.pid}"), "it has been reaped"
 

@@ -13,6 +13,7 @@ from asyncpipes import CustomMessageEvent, Event, HealthEvent, open_pipes_sessio
 from asyncpipes.channels import FileChannel
 from asyncpipes.channels.base import ChannelReader
 from asyncpipes.host import runner as runner_module
+from tests.support import PATIENCE
 from tests.support_host import (
     Gate,
     asyncio_timeout,
@@ -91,7 +92,7 @@ async def test_who_writes_on_after_its_time_decides_nothing(
         signal.pause()
     """
     async with (
-        asyncio_timeout(20),
+        asyncio_timeout(PATIENCE),
         open_pipes_session(
             channel=channel, strict=False, collect="none", drain_timeout=0.1
         ) as session,
@@ -110,9 +111,10 @@ async def test_who_writes_on_after_its_time_decides_nothing(
 async def test_who_writes_on_when_all_have_closed_has_drain_timeout(any_loop: None) -> None:
     channel = Flood()
     async with (
-        asyncio_timeout(20),
+        asyncio_timeout(PATIENCE),
+        # Long enough for the first look to be over before, or there is no second one.
         open_pipes_session(
-            channel=channel, strict=False, collect="none", drain_timeout=0.1
+            channel=channel, strict=False, collect="none", drain_timeout=2
         ) as session,
     ):
         await session.launch(raw_child("opened(); closed()"))
@@ -171,7 +173,7 @@ async def test_a_real_writer_that_is_faster_than_the_reader(
             time.sleep(0.002)
     """
     async with (
-        asyncio_timeout(60),
+        asyncio_timeout(PATIENCE),
         open_pipes_session(
             channel=Behind(go, 4 * 1024 * 1024), strict=False, collect="none", drain_timeout=0.1
         ) as session,
@@ -215,7 +217,7 @@ async def test_a_script_that_died_without_closing_is_not_waited_for(
 ) -> None:
     health: list[Event] = []
     async with (
-        asyncio_timeout(20),
+        asyncio_timeout(PATIENCE),
         open_pipes_session(strict=False, drain_timeout=FOR_EVER) as session,
     ):
         session.subscribe(health.append, HealthEvent)
@@ -253,7 +255,7 @@ os._exit(0)
     health: list[Event] = []
 
     async with (
-        asyncio_timeout(20),
+        asyncio_timeout(PATIENCE),
         open_pipes_session(strict=False, drain_timeout=FOR_EVER) as session,
     ):
         session.subscribe(health.append, HealthEvent)
@@ -286,7 +288,10 @@ async def test_a_worker_that_first_reports_after_the_script_has_ended(
         from asyncpipes import open_pipes
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         with open_pipes() as pipes:
+            parent = os.getpid()
             if os.fork() == 0:
+                while os.getppid() == parent:
+                    time.sleep(0.001)
                 time.sleep({seconds})
                 pipes.report_asset_materialization(asset_key="late")
                 pipes.close()

@@ -19,6 +19,7 @@ from asyncpipes import (
     OpenedEvent,
     open_pipes_session,
 )
+from tests.support import PATIENCE
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
 
 THREE = "opened(); custom(1, 2, 3); closed()"
@@ -69,7 +70,7 @@ async def test_a_subscriber_is_called_while_the_script_is_blocked(
         seen = asyncio.Event()
         session.subscribe(lambda event: seen.set(), LogEvent)
         await session.launch(raw_child(f"opened(); log('x'); wait_for({gate.path!r}); closed()"))
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             await seen.wait()
         assert session.health.state == "open"
         await gate.open()
@@ -206,7 +207,7 @@ async def test_an_iterator_may_be_collected_in_another_thread() -> None:
             await asyncio.to_thread(thread.join)
         finally:
             gc.enable()
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             await session.wait_drained()
     assert session.outcome.ok
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asyncpipes import CustomMessageEvent, Event, LogEvent, open_pipes_session, run
-from tests.support_host import Gate, raw_child, script, until
+from tests.support_host import Gate, join_all_but, raw_child, script, until
 
 
 async def test_fifty_sessions_at_once(any_loop: None) -> None:
@@ -61,9 +61,7 @@ def test_fifty_sessions_leave_no_task_no_descriptor_and_no_thread(new_loop: str)
     finally:
         loop.close()
     # anyio's workers are told to go when the task that the loop ran has ended.
-    for thread in set(threading.enumerate()) - before:
-        thread.join(20)
-        assert not thread.is_alive()
+    join_all_but(before)
 
 
 async def _one(child: list[str]) -> None:

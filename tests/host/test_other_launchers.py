@@ -28,6 +28,7 @@ from asyncpipes import (
 from asyncpipes.channels import Channel, ChannelReader, FileChannel, MemoryChannel, file_writer
 from asyncpipes.channels.file_writer import FileWriter
 from asyncpipes.external.loaders import MappingParamsLoader
+from tests.support import PATIENCE
 from tests.support_host import Gate, asyncio_timeout, raw_child, script, until
 
 SCRIPT = "opened(); custom(context()['extras']['x']); closed()"
@@ -35,8 +36,9 @@ SCRIPT = "opened(); custom(context()['extras']['x']); closed()"
 
 async def test_popen_with_the_environment(any_loop: None) -> None:
     async with open_pipes_session(extras={"x": 1}) as session:
+        iterator = session.events(CustomMessageEvent)  # the script may be over before its start is
         process = await asyncio.to_thread(subprocess.Popen, raw_child(SCRIPT), env=session.env)
-        events = [event async for event in session.events(CustomMessageEvent)]
+        events = [event async for event in iterator]
         session.finish(await asyncio.to_thread(process.wait))
     assert session.outcome.ok
     assert session.outcome.exit_code == 0
@@ -118,7 +120,7 @@ async def test_a_writer_that_opens_when_all_others_have_just_closed_is_followed(
 
         async def read(self) -> bytes:
             if not self.available:
-                await asyncio.wait_for(drain_timeout_passed.wait(), 20)
+                await asyncio.wait_for(drain_timeout_passed.wait(), PATIENCE)
             return self.reads.pop(0)
 
         async def read_available(self) -> bytes:
@@ -194,7 +196,7 @@ async def test_leaving_waits_for_a_script_that_was_handed_the_bootstrap(tmp_path
 
 
 async def test_a_session_that_nobody_was_told_of_ends_at_once(any_loop: None) -> None:
-    async with asyncio_timeout(20), open_pipes_session(strict=False) as session:
+    async with asyncio_timeout(PATIENCE), open_pipes_session(strict=False) as session:
         pass
     assert not session.outcome.opened
 

@@ -24,6 +24,7 @@ from asyncpipes import (
     run,
 )
 from asyncpipes.host import runner
+from tests.support import PATIENCE
 from tests.support_host import Gate, asyncio_timeout, raw_child, script
 
 
@@ -217,7 +218,7 @@ async def test_who_waits_is_released_even_if_there_is_no_outcome(
     monkeypatch.setattr(runner.SessionRunner, "_read", read)
     monkeypatch.setattr(runner.SessionRunner, "_conclude", conclude)
     with pytest.raises(Shutdown):
-        async with open_pipes_session() as session, asyncio_timeout(20):
+        async with open_pipes_session() as session, asyncio_timeout(PATIENCE):
             assert await session.wait_drained()
 
 
@@ -295,6 +296,6 @@ async def test_a_closed_script_that_writes_on_in_a_forked_worker_is_waited_for()
         os.read(read, 1)
         closed()
     """
-    result = await run(raw_child(body))
+    result = await run(raw_child(body), drain_timeout=20)  # what the worker has, all in all
     assert result.outcome.ok
     assert len(result.custom_messages) == 100

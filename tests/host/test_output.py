@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from asyncpipes import ExternalStreamEvent, open_pipes_session, run
 from asyncpipes.host.output import OutputPipe, _write_all, drain
 from asyncpipes.host.subscription import MAX_CAPTURED
+from tests.support import PATIENCE
 from tests.support_host import Gate, asyncio_timeout, raw_child, until
 
 TEN_MB = """
@@ -162,14 +164,16 @@ async def test_a_grandchild_that_holds_stdout_does_not_hold_the_exit(
     gate = Gate(tmp_path)
     body = f"""
         opened()
-        if not os.fork():
+        pid = os.fork()
+        if not pid:
             os.setsid()
             wait_for({gate.path!r})
             os._exit(0)
+        while os.getsid(pid) != pid: time.sleep(0.001)  # or it is one of the script's group
         os.write(1, b"from the script")
         closed()
     """
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         result = await run(raw_child(body), drain_timeout=0.2)
     assert result.outcome.ok
     assert capfd.readouterr().out == "from the script"
@@ -188,14 +192,16 @@ async def test_a_grandchild_that_never_stops_writing_does_not_hold_the_exit(
             while True:
                 os.write(1, b"y" * 65536)
         open({str(pid_file)!r}, "w").write(str(pid))
+        while os.getsid(pid) != pid: time.sleep(0.001)  # or it is one of the script's group
         closed()
     """
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             result = await run(raw_child(body), drain_timeout=0.2, forward_stdio=False)
         assert result.outcome.ok
     finally:
-        os.kill(int(pid_file.read_text()), 9)
+        with suppress(ProcessLookupError):  # nobody reads its pipe any more: it may have ended
+            os.kill(int(pid_file.read_text()), 9)
 
 
 async def test_a_script_that_writes_all_the_time_leaves_the_loop_its_turns(any_loop: None) -> None:
@@ -288,20 +294,33 @@ async def test_forwarding_to_a_stream_of_text_or_to_none_or_to_a_closed_one(
     assert (await run(child)).outcome.ok
 
 
+#: Its time is over when its own stdout is full.
+STALLING_HOST = """
+import asyncio, select, sys
+from asyncpipes import open_pipes_session
+
+async def main():
+    async with open_pipes_session(strict=False, grace=0.2, drain_timeout=0.2) as session:
+        await session.launch({child!r})
+        while select.select([], [1], [], 0)[1]:
+            await asyncio.sleep(0.01)
+        assert not await session.wait_drained(timeout=0)
+    print(*session.outcome.reasons, sep="\\n", file=sys.stderr)
+
+asyncio.run(main())
+"""
+
+
 async def test_a_stdout_that_nobody_reads_does_not_hold_the_run(tmp_path: Path) -> None:
     child = raw_child("opened()\nwhile True: print('x' * 1000)")
     script = tmp_path / "host.py"
-    script.write_text(
-        "import asyncio, sys\nfrom asyncpipes import run\n"
-        f"result = asyncio.run(run({child!r}, timeout=0.5, strict=False, grace=0.2,"
-        " drain_timeout=0.2))\nprint(*result.outcome.reasons, sep='\\n', file=sys.stderr)\n"
-    )
+    script.write_text(STALLING_HOST.format(child=child))
     read_end, write_end = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, script, stdout=write_end, stderr=asyncio.subprocess.PIPE
         )
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             _, stderr = await process.communicate()
     finally:
         os.close(read_end)

@@ -14,6 +14,7 @@ import pytest
 
 from asyncpipes.host import process as processes
 from asyncpipes.host.process import PipesProcess
+from tests.support import PATIENCE
 from tests.support_host import Gate, asyncio_timeout, group_members, until
 
 #: Ends, and leaves a member of its group that forks another one, and ends, once it may.
@@ -52,7 +53,7 @@ async def launched(*command: str) -> AsyncGenerator[PipesProcess, None]:
     """A process that has ended, with the rest of its group, which is killed at the end."""
     process, *pipes = await processes.launch(command, env=dict(os.environ), cwd=None)
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             await process.follow()
         yield process
     finally:
@@ -78,11 +79,11 @@ async def test_one_that_lives_is_enough_to_look_at(
         await until(lambda: group_members(process.pid) not in ([member], []), "the other member")
         [other] = group_members(process.pid)
         before = looks.at.get(other, 0)
-        await until(lambda: looks.at[other] > before + 10, "the other is looked at")
+        await until(lambda: looks.at.get(other, 0) > before + 10, "the other is looked at")
         assert looks.searches < 10
         assert not waiting.done()
         os.kill(other, signal.SIGKILL)
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             await waiting
 
 

@@ -19,6 +19,7 @@ import pytest
 import uvloop
 
 from asyncpipes import ClosedError, CustomMessageEvent, Event, PipesSession, open_pipes_session
+from tests.support import PATIENCE
 from tests.support_host import FailingChannel, Stepped, group_members, raw_child, until
 
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.2}
@@ -90,7 +91,7 @@ class Host:
         loop = asyncio.get_running_loop()
         moment, is_up = Moment(number), asyncio.Event()
         # It waits for ever only if the shut-down does not end what it should.
-        watchdog = threading.Timer(30, lambda: loop.call_soon_threadsafe(loop.stop))
+        watchdog = threading.Timer(PATIENCE, lambda: loop.call_soon_threadsafe(loop.stop))
         watchdog.daemon = True
         watchdog.start()
         self.watchdog = watchdog
@@ -164,8 +165,10 @@ async def test_a_host_that_is_let_go_of(
     groups: list[int] = []
 
     async def host() -> None:
-        async with open_pipes_session(strict=False, **QUICK) as session:
+        async with open_pipes_session(strict=False, drain_timeout=0.2, grace=20) as session:
             process = await session.launch(raw_child(ENDLESS))
+            async for _ in session.events(CustomMessageEvent):
+                break  # Python runs its script: before that, SIGINT ends it in other ways
             sessions.append(session)
             groups.append(process.pid)
             await asyncio.Event().wait()

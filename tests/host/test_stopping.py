@@ -31,6 +31,7 @@ from asyncpipes import (
 )
 from asyncpipes.channels import FileChannel
 from asyncpipes.channels.base import ChannelReader
+from asyncpipes.host.runner import Phase
 from tests.support import PATIENCE
 from tests.support_host import (
     RAW,
@@ -47,6 +48,8 @@ from tests.support_host import (
 #: Tells its pid, then waits for ever.
 WAITING = "opened(); custom(os.getpid())\nwhile True: signal.pause()"
 QUICK: dict[str, Any] = {"drain_timeout": 0.2, "grace": 0.2}
+#: Where SIGINT is to end the script: one that needs longer would be ended by the next signal.
+BY_SIGINT: dict[str, Any] = {"drain_timeout": 0.2, "grace": 20}
 
 
 async def pid_of(session: PipesSession) -> int:
@@ -63,7 +66,7 @@ class Boom(Exception):
 
 async def test_an_exception_of_the_body_ends_the_group_and_stays_what_it_is(any_loop: None) -> None:
     boom = Boom()
-    session = open_pipes_session(**QUICK)
+    session = open_pipes_session(**BY_SIGINT)
     with pytest.raises(Boom) as info:
         async with session:
             process = await session.launch(raw_child(WAITING))
@@ -84,7 +87,8 @@ async def test_an_exception_of_the_body_ends_the_group_and_stays_what_it_is(any_
 async def test_cancellation_leaves_nothing(
     any_loop: None, where: str, how: str, temporary: Path
 ) -> None:
-    session = open_pipes_session(extras={"big": "x" * 100_000}, **QUICK)
+    options = QUICK if where in ("enter", "launch") else BY_SIGINT
+    session = open_pipes_session(extras={"big": "x" * 100_000}, **options)
     reached = asyncio.Event()
     processes: list[Any] = []
 
@@ -216,7 +220,7 @@ async def test_a_channel_whose_opening_hangs_can_be_cancelled(any_loop: None) ->
     task = asyncio.ensure_future(host())
     await opening.wait()
     task.cancel()
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         with pytest.raises(asyncio.CancelledError):
             await task
 
@@ -230,7 +234,7 @@ async def test_a_channel_that_cannot_be_opened_raises_from_entering(tmp_path: Pa
 async def test_a_channel_that_fails_ends_the_run_and_is_in_the_outcome(any_loop: None) -> None:
     seen: list[Event] = []
     channel = FailingChannel(ChannelError("the disk is gone"), gives=1)
-    async with open_pipes_session(channel=channel, strict=False, **QUICK) as session:
+    async with open_pipes_session(channel=channel, strict=False, **BY_SIGINT) as session:
         session.subscribe(seen.append)
         process = await session.launch(raw_child(WAITING))
         assert await process.wait() == -signal.SIGINT
@@ -253,7 +257,10 @@ ESCALATION = {
 @pytest.mark.parametrize("name", ESCALATION)
 async def test_from_sigint_to_sigterm_to_sigkill(any_loop: None, name: str) -> None:
     body, ended_by = ESCALATION[name]
-    session = open_pipes_session(drain_timeout=0.2, grace=0.1)
+    # The kernel knows at once whom a signal that it handles itself has ended; Python's end, by
+    # a KeyboardInterrupt, takes its time.
+    grace = 20 if ended_by == signal.SIGINT else 0.1
+    session = open_pipes_session(drain_timeout=0.2, grace=grace)
     with pytest.raises(Boom):
         async with session:
             process = await session.launch(raw_child(body))
@@ -293,8 +300,9 @@ async def test_a_shell_wrapper_and_its_grandchildren_are_ended(
 
 
 async def test_the_group_is_ended_after_its_leader_has_gone(any_loop: None, tmp_path: Path) -> None:
-    # The leader goes at SIGINT; the other member ignores it, and does not get away.
+    # The leader goes at SIGINT, at once; the other member ignores it, and does not get away.
     body = f"""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not os.fork():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             {WAITING.replace(chr(10), chr(10) + 12 * " ")}
@@ -322,8 +330,9 @@ async def test_terminate_ends_the_group_and_is_no_error_afterwards(any_loop: Non
 
 
 async def test_a_timeout_is_in_the_outcome_and_the_error(any_loop: None) -> None:
+    # No Python: that is ended by SIGINT in other ways while it starts.
     with pytest.raises(SessionTimeoutError, match=r"its timeout of 0\.3 seconds") as info:
-        await run(raw_child(WAITING), timeout=0.3, forward_stdio=False, **QUICK)
+        await run(["sleep", "1000"], timeout=0.3, forward_stdio=False, **QUICK)
     outcome = info.value.result.outcome
     assert (outcome.timed_out, outcome.cancelled) == (True, False)
     assert outcome.signal == signal.SIGINT
@@ -400,7 +409,7 @@ async def test_a_subscriber_that_never_returns_does_not_hold_a_cancelled_exit(
     if many:
         await until(lambda: session.health.held_by != (), "the subscriber is full")
     task.cancel()
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert session.outcome.undelivered == total
@@ -458,7 +467,7 @@ async def test_a_subscriber_blocked_in_its_thread_does_not_hold_a_cancelled_exit
     await asyncio.to_thread(blocked.wait)
     task.cancel()
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert session.outcome.undelivered == 3
@@ -474,7 +483,7 @@ async def test_a_timeout_is_not_held_up_by_an_iterator_that_nobody_consumes(any_
         events = session.events(max_events=1)
         await session.launch(raw_child(body))
         await until(lambda: session.health.held_by != (), "the iterator is full")
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             assert not await session.wait_drained(timeout=0)
         await events.aclose()
     assert session.outcome.timed_out
@@ -595,7 +604,7 @@ async def test_stopping_while_only_the_delivery_is_left_is_bounded(any_loop: Non
     task = asyncio.ensure_future(host())
     await drained.wait()
     task.cancel()
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert session.outcome.exit_code == 0
@@ -611,7 +620,7 @@ async def test_what_fails_inside_the_session_ends_it_and_is_in_the_outcome(
     monkeypatch.setattr(anyio, "wait_readable", broken)
     async with open_pipes_session(strict=False, **QUICK) as session:
         process = await session.launch(raw_child(WAITING))
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             assert await process.wait() == -signal.SIGKILL
             await session.wait_drained()
     assert any("a fault put in" in reason for reason in session.outcome.reasons)
@@ -631,7 +640,7 @@ async def test_somebody_who_keeps_writing_does_not_hold_the_exit(tmp_path: Path)
         closed()
     """
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             result = await run(raw_child(body), timeout=15, strict=False, collect="none", **QUICK)
     finally:
         os.kill(int(pid_file.read_text()), signal.SIGKILL)
@@ -656,7 +665,7 @@ async def test_what_never_ends_is_left_and_named() -> None:
             reader.read_available = never_empty  # type: ignore[method-assign]  # the fault
             return reader
 
-    async with asyncio_timeout(20):
+    async with asyncio_timeout(PATIENCE):
         result = await run(
             raw_child("opened(); closed()"),
             channel=Endless(), timeout=15, strict=False, collect="none", **QUICK,
@@ -733,7 +742,7 @@ async def test_a_process_that_left_the_group_is_out_of_reach_and_holds_nothing_u
         {WAITING.replace(chr(10), chr(10) + 8 * " ")}
     """
     try:
-        async with asyncio_timeout(20):
+        async with asyncio_timeout(PATIENCE):
             with pytest.raises(Boom):
                 async with open_pipes_session(**QUICK) as session:
                     process = await session.launch(raw_child(body))
@@ -766,34 +775,40 @@ async def test_a_session_cancelled_at_any_turn_of_its_life_leaves_nothing(tempor
     marker = f"# {temporary}"
     command = raw_child(f"{body}\n{marker}")
 
-    async def host() -> Outcome:
+    async def host(session: PipesSession) -> Outcome:
         # A member of the group outlives the process, so there is something to drain.
-        async with open_pipes_session(
-            extras={"big": "x" * 100_000}, strict=False, drain_timeout=0.05, grace=0.05
-        ) as session:
+        async with session:
             session.subscribe(lambda event: None, in_thread=True)
             process = await session.launch(command)
             await session.wait_drained()
             process.send_signal(signal.SIGKILL)  # the one that is left is the test's to end
         return session.outcome
 
-    turns, cancelled = 0, 0
+    turns, cut_into = 0, []
     while True:
-        task = asyncio.ensure_future(host())
+        session = open_pipes_session(
+            extras={"big": "x" * 100_000}, strict=False, drain_timeout=0.05, grace=0.05
+        )
+        task = asyncio.ensure_future(host(session))
         for _ in range(turns):
             await asyncio.sleep(0)
             if task.done():
                 break
+        phase = session._runner and session._runner.phase
         task.cancel()
         try:
             outcome = await task
             break  # it was over before
         except asyncio.CancelledError:
-            cancelled += 1
+            cut_into.append(phase)
         assert list(temporary.iterdir()) == []
-        assert await asyncio.to_thread(_living_with, marker) == []
+        # The last one may have got its SIGKILL just now; without that it lives for ever.
+        await until(lambda: _living_with(marker) == [], "all of them are gone")
         turns = max(turns + 1, turns * 5 // 4)
-    assert cancelled > 20
+    # How many turns a life has depends on the machine; each of these takes several anywhere.
+    assert len(cut_into) > 10
+    assert cut_into[0] is None
+    assert min(cut_into.count(phase) for phase in (Phase.OPENING, Phase.READING)) > 1
     # So it was the whole of a life that was cut into.
     [reason] = outcome.reasons
     assert "left others of its group running" in reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +176,12 @@ async def test_a_subscriber_that_awaits_something_cancelled_has_failed(any_loop:
 
 
 async def test_wait_pauses_the_reading_and_loses_nothing(any_loop: None) -> None:
-    release = asyncio.Event()
+    holds_some, release = asyncio.Event(), asyncio.Event()
     slow: list[Event] = []
     quick: list[Event] = []
 
     async def hold(event: Event) -> None:
+        holds_some.set()
         await release.wait()
         slow.append(event)
 
@@ -188,6 +190,8 @@ async def test_wait_pauses_the_reading_and_loses_nothing(any_loop: None) -> None
         session.subscribe(quick.append)
         process = await session.launch(raw_child(MANY))
         await process.wait()
+        # It takes no more from then on: before that, its queue may be full for a turn.
+        await holds_some.wait()
         await until(lambda: session.health.held_by != (), "the subscriber is full")
         (name,) = session.health.held_by
         assert name.endswith("hold")
@@ -195,7 +199,9 @@ async def test_wait_pauses_the_reading_and_loses_nothing(any_loop: None) -> None
         # The others have got all that was read; what waits is bounded by that.
         await until(lambda: len(quick) == held.events, "the other one is not held up")
         assert 100 < subscription.depth <= held.events <= 100 + 2 * 65536 // 80
-        assert session.stats == held
+        # But for what had waited for the other one.
+        assert replace(session.stats, queue_depths=held.queue_depths) == held
+        assert sorted(session.stats.queue_depths.values()) == [0, subscription.depth]
         release.set()
     assert len(slow) == len(quick) == 10_002
     assert session.outcome.ok

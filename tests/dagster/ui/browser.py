@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
 
 #: Milliseconds for what a page must come to show: long enough for any machine.
-PATIENCE = 60_000
+PATIENCE = 120_000
 
 #: Nothing outside of this machine is asked for anything.
 FLAGS = """
