@@ -13,12 +13,16 @@ import os
 import random
 import time
 from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable
 from concurrent.futures import thread
 from typing import Any
 
+from anyio import to_thread
+
 _SHARE = float(os.environ.get("LATE_SHARE", "0.05"))
 _SECONDS = float(os.environ.get("LATE_SECONDS", "0.2"))
-_SEED = os.environ.get("LATE_SEED") or str(random.SystemRandom().randrange(1_000_000))
+# In the environment, so that all processes that share the tests have the same.
+_SEED = os.environ.setdefault("LATE_SEED", str(random.SystemRandom().randrange(1_000_000)))
 
 _random = random.Random(_SEED + os.environ.get("PYTEST_XDIST_WORKER", ""))
 _sleep = time.sleep  # before blockbuster puts its own there
@@ -29,18 +33,25 @@ def _come_late() -> None:
         _sleep(_random.uniform(0, _SECONDS))
 
 
-def _before(owner: Any, name: str) -> None:
-    call = getattr(owner, name)
-
+def _late(call: Callable[..., Any]) -> Callable[..., Any]:
     def late(*args: Any) -> Any:
         _come_late()
         return call(*args)
 
-    setattr(owner, name, late)
+    return late
 
 
-_before(BaseSelectorEventLoop, "_process_events")
-_before(thread._WorkItem, "run")  # not public
+_run_sync = to_thread.run_sync
+
+
+async def _run_sync_late(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return await _run_sync(_late(call), *args, **options)
+
+
+# What is not public, and the one way to anyio's own worker threads.
+BaseSelectorEventLoop._process_events = _late(BaseSelectorEventLoop._process_events)  # type: ignore[attr-defined]
+thread._WorkItem.run = _late(thread._WorkItem.run)  # type: ignore[method-assign]
+to_thread.run_sync = _run_sync_late  # type: ignore[assignment]  # the same but for its types
 
 
 def pytest_report_header() -> str:

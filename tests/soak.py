@@ -171,7 +171,8 @@ def loss(options: argparse.Namespace) -> Figure:
 
 
 def late(options: argparse.Namespace) -> Figure:
-    command = ["-m", "pytest", "-q", "-p", "tests.late", "-p", "no:cacheprovider"]
+    # Not -q, which leaves out the seed.
+    command = ["-m", "pytest", "-p", "tests.late", "-p", "no:cacheprovider"]
     command += ["-m", "not mutant and not ui and not soak", "-n", "auto", "--dist", "loadfile"]
     done = run([*command, *LATE], options.minutes * 60 / 3)
     passed = done.counts().get("passed", 0)

@@ -168,7 +168,7 @@ class FailingChannel(FileChannel):
 
         async def read_or_fail() -> bytes:
             nonlocal given
-            # A reading that takes over another one calls this itself, and both count.
+            # More, where one call makes another: to take over a reading that was cancelled.
             if given >= self._gives:
                 self.failing.set()
                 raise self._error

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from anyio import CapacityLimiter, create_task_group, to_thread
+from anyio import create_task_group, to_thread
 
 from ..errors import InvalidParameterError, PipesError
 from ..protocol.events import ExternalStreamEvent
@@ -55,7 +55,6 @@ def run_file(path: str, at_once: int | None, request: Request, display: Display)
     except KeyboardInterrupt:
         shown.close([])
         leave(exit_codes.of_signal(signal.SIGINT), "asyncpipes: interrupted")
-    interrupts.outlast_loop()
     _tell_and_leave(jobs, time.monotonic() - started, shown, interrupts)
 
 
@@ -110,7 +109,7 @@ async def _run_all(
     jobs: Sequence[Job], at_once: int, request: Request, shown: JobsDisplay, interrupts: Interrupts
 ) -> None:
     interrupts.install()
-    room, turn = asyncio.Semaphore(at_once), CapacityLimiter(1)
+    room = asyncio.Semaphore(at_once)
 
     async def run(job: Job) -> None:
         outcome = _NOT_STARTED
@@ -119,11 +118,13 @@ async def _run_all(
                 job.state = "not started"
             else:
                 outcome = await _run_job(job, request, shown, interrupts)
-        await interrupts.printing(lambda: shown.ended(job, outcome), turn)
+        if not await interrupts.printing(lambda: shown.ended(job, outcome)):
+            shown.error = shown.error or "it has stalled"
 
     async with create_task_group() as group:
         for job in jobs:
             group.start_soon(run, job)
+    interrupts.over()
 
 
 async def _run_job(

@@ -120,7 +120,7 @@ class LiveJobs(JobsDisplay):
     def close(self, lines: Sequence[str]) -> tuple[str, str]:
         self._frames.closing = lines
         self._frames.end(PATIENCE)
-        self.error = self._frames.error
+        self.error = self.error or self._frames.error
         return "", ""
 
 

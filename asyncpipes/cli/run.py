@@ -68,7 +68,6 @@ def run_one(command: Sequence[str], request: Request, display: Display) -> NoRet
         interrupts.number = signal.SIGINT
         outcome = Outcome(cancelled=True, reasons=("it was interrupted",))
         ending = Ending(outcome, exit_codes.of_outcome(outcome))
-    interrupts.outlast_loop()
     _tell_and_leave(ending, subscribing, interrupts, shown, recorder)
 
 
@@ -174,6 +173,8 @@ async def _run(
     strict: bool,
 ) -> Ending:
     interrupts.install()
-    return await run_script(
+    ending = await run_script(
         script, subscribing, interrupts, strict=strict, forward_stdio=forward_stdio
     )
+    interrupts.over()
+    return ending

@@ -29,8 +29,7 @@ from .leaving import ENDING_SIGNALS, PATIENCE
 
 #: Seconds in which two signals are one.
 _TOGETHER = 0.5
-#: Seconds that the ending of a script may take to be printed, once it is to be at once: a
-#: thread gets its turn within that on a busy machine too.
+#: Seconds that the ending of a script may take to be printed, once it is to be at once.
 _IN_HASTE = 1.0
 #: What events are written to, by the names of :attr:`Subscribing.in_threads`.
 STDOUT = "stdout"
@@ -99,23 +98,36 @@ class Interrupts:
     def __init__(self) -> None:
         self.number: int | None = None
         self.at_last: Callable[[], object] = lambda: None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_final = False
+        self._is_over = False
         self._taken_at = 0.0
         self._late_at: float | None = None
         self._running: dict[PipesSession, _Running] = {}
+        self._turn = asyncio.Lock()
         self._printing: CancelScope | None = None
         self._has_stalled = False
 
     def install(self) -> None:
-        """Handle the signals, as long as the running loop does.
+        """Handle the signals from here on, on the running loop and when that is closed.
 
         Those that are ignored stay so: ``nohup`` and a shell's ``&`` ask for that.
         """
         if sys.platform == "win32":
             return  # Ctrl-C is asyncio.run()'s there
+        self._loop = asyncio.get_running_loop()
         for number in ENDING_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                asyncio.get_running_loop().add_signal_handler(number, self._take, number)
+                # Not the loop's own handlers, which go with it: the last words come after.
+                signal.signal(number, self._signalled)
+
+    def over(self) -> None:
+        """All have ended: a signal ends nothing from here on.
+
+        What is left is short, bounded, and puts the terminal in order. Whoever sends yet another
+        signal is in a hurry.
+        """
+        self._is_over = True
 
     def watch(self, session: PipesSession, slow: Sequence[Subscription]) -> None:
         """End this one too; ``slow`` are its subscribers that may stall."""
@@ -133,21 +145,21 @@ class Interrupts:
         """It has ended."""
         self._running.pop(session, None)
 
-    async def printing(self, call: Callable[[], object], turn: CapacityLimiter) -> None:
-        """Call what prints in a thread, one after the other.
+    async def printing(self, call: Callable[[], object]) -> bool:
+        """Call what prints in a thread, one after the other; whether it has come to its end.
 
-        Once interrupted, each has no more than its patience, from its turn on; and none
-        after one that has not come to its end.
+        Once interrupted, each has no more than its patience, from its turn on; and none is
+        called after one that had to be left.
         """
-        async with turn:
+        async with self._turn:
             if self._has_stalled:
-                return
+                return False
             with CancelScope() as self._printing:
                 if self.number is not None:
                     self._printing.deadline = self._printed_by()
                 await to_thread.run_sync(call, abandon_on_cancel=True, limiter=CapacityLimiter(1))
             self._has_stalled = self._printing.cancelled_caught
-            self._printing = None
+            return not self._has_stalled
 
     @property
     def _reason(self) -> str:
@@ -159,8 +171,17 @@ class Interrupts:
         # and older versions of anyio do not know where they are.
         return asyncio.get_running_loop().time() + (_IN_HASTE if self._is_final else PATIENCE)
 
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        assert self._loop is not None, "installed"
+        if self._is_over:
+            self._take_late(number)
+        else:
+            self._loop.call_soon_threadsafe(self._take, number)
+
     def _take(self, number: int) -> None:
         now = asyncio.get_running_loop().time()
+        if self._is_over:
+            return
         if self.number is None:
             self.number, self._taken_at = number, now
             for session in list(self._running):
@@ -176,17 +197,7 @@ class Interrupts:
         if self._printing is not None:
             self._printing.deadline = self._printed_by()
 
-    def outlast_loop(self) -> None:
-        """The loop is over, and its handlers with it: from here on a signal ends nothing.
-
-        What is left is bounded, and puts the terminal in order. Whoever sends yet another one
-        is in a hurry.
-        """
-        for number in ENDING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._take_late)
-
-    def _take_late(self, number: int, frame: FrameType | None) -> None:
+    def _take_late(self, number: int) -> None:
         now = time.monotonic()
         if self._late_at is None:
             self._late_at = now

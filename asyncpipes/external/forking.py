@@ -24,6 +24,7 @@ They find the same bootstrap in their environment, and call ``open_pipes()`` the
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -117,10 +118,15 @@ class _Descriptor:
         self._what = os.fstat(number)
 
     def read(self, size: int) -> bytes:
-        """Read what is there, waiting for it; nothing if that is its end, or it is closed."""
+        """Wait for bytes and return them; none at its end, or if it is closed or another's.
+
+        It may yet become so between the question and the reading.
+        """
         try:
             return os.read(self.number, size) if self._is_there() else b""
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
             return b""
 
     def close(self) -> None:

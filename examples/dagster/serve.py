@@ -39,7 +39,8 @@ nux: {enabled: false}
 GRACE = 60
 
 
-#: Ports that no kernel gives to whoever asks for any: the server binds its own seconds later.
+#: Outside of what Linux, by default, gives to whoever asks for any: the server binds its own
+#: seconds later.
 PORTS = range(20_000, 32_000)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from asyncpipes.cli.leaving import ENDING_SIGNALS
 from tests.support import PATIENCE, wait_until
 from tests.support_host import is_alive
 
@@ -49,6 +50,15 @@ with open_pipes(handle_signals=False) as pipes:
     pipes.log.info("told")
     time.sleep(3600)
 """
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """As they were, after a test that has handled them in this process."""
+    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -292,11 +302,10 @@ def test_all_outcomes_of_jobs_that_were_interrupted_twice(here: Path) -> None:
     assert "it was not started" in ends["job 3"]["reasons"][0]
 
 
+@pytest.mark.parametrize("comes", ["while it prints", "before it prints"])
 def test_printing_ends_with_the_patience(
-    stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+    stalled: threading.Event, monkeypatch: pytest.MonkeyPatch, comes: str
 ) -> None:
-    from anyio import CapacityLimiter
-
     from asyncpipes.cli import running
 
     monkeypatch.setattr(running, "PATIENCE", 0.05)
@@ -305,13 +314,17 @@ def test_printing_ends_with_the_patience(
     async def main() -> None:
         interrupts = running.Interrupts()
         interrupts.install()
-        limiter = CapacityLimiter(1)
-        task = asyncio.create_task(interrupts.printing(stalled.wait, limiter))
+        if comes == "before it prints":
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0)
+            assert interrupts.number == signal.SIGINT
+        task = asyncio.create_task(interrupts.printing(stalled.wait))
         await asyncio.sleep(0)
-        os.kill(os.getpid(), signal.SIGINT)
-        await task
+        if comes == "while it prints":
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not await asyncio.wait_for(task, PATIENCE)
         # And nothing is printed after that, since it would stall as well.
-        await interrupts.printing(lambda: printed.append(1), limiter)
+        assert not await interrupts.printing(lambda: printed.append(1))
         stalled.set()
 
     asyncio.run(main())
@@ -319,7 +332,7 @@ def test_printing_ends_with_the_patience(
 
 
 def test_each_has_the_whole_patience_from_its_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from anyio import CapacityLimiter, create_task_group
+    from anyio import create_task_group
 
     from asyncpipes.cli import running
 
@@ -333,11 +346,11 @@ def test_each_has_the_whole_patience_from_its_turn_on(monkeypatch: pytest.Monkey
     monkeypatch.setattr(running.Interrupts, "_printed_by", printed_by)
 
     async def main() -> None:
-        interrupts, turn = running.Interrupts(), CapacityLimiter(1)
+        interrupts = running.Interrupts()
         interrupts.number = signal.SIGINT
         async with create_task_group() as group:
             for number in range(3):
-                group.start_soon(interrupts.printing, partial(printed.append, number), turn)
+                group.start_soon(interrupts.printing, partial(printed.append, number))
 
     asyncio.run(main())
     assert sorted(printed) == [0, 1, 2]

@@ -23,6 +23,7 @@ from asyncpipes.dagster import (
 from asyncpipes.errors import InvalidParameterError
 from tests.dagster.steps import REPORTS, materialize, running, script, streaming
 from tests.interop.scripts import write_script
+from tests.support_host import until
 
 CHECK = "no_empty_order_check"
 
@@ -659,8 +660,8 @@ def test_what_a_failing_asset_has_not_taken_is_kept(
         holder = [stream] if cleaning == "holds" else []
         try:
             async for result in stream:
-                while not (tmp_path / "reported").exists():  # or b and c may never be
-                    await asyncio.sleep(0.005)
+                reported = (tmp_path / "reported").exists
+                await until(reported, "all three are reported, which they may never be")
                 await asyncio.sleep(0.05)
                 if result.asset_key == dg.AssetKey("a"):
                     raise ValueError("not this one")

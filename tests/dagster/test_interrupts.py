@@ -21,9 +21,6 @@ from asyncpipes.dagster import AsyncPipesSubprocessClient
 from asyncpipes.dagster.signals import Signals
 from tests.support import PATIENCE
 
-#: For what must happen to Dagster's own commands, in seconds: some take ten on an idle machine.
-DAGSTERS_PATIENCE = 200.0
-
 PROGRAM = Path(__file__).with_name("interrupted.py")
 ROOT = Path(__file__).parents[2]
 
@@ -60,14 +57,14 @@ class Terminated:
         self.wait(lambda: all((self.folder / name).exists() for name in names))
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DAGSTERS_PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "it never came to that"
             time.sleep(0.01)
 
     def end(self) -> tuple[str, str]:
-        return self.process.communicate(timeout=DAGSTERS_PATIENCE)
+        return self.process.communicate(timeout=PATIENCE)
 
     @property
     def pids(self) -> list[int]:

@@ -143,6 +143,7 @@ async def test_closed_is_sent_whatever_the_captures_do(
         release.wait(PATIENCE)
 
     # The captures' part of close_timeout, the rest of which `closed` has.
+    assert launched(RecordingWriter(), close_timeout=4)._capture_timeout == 2
     monkeypatch.setattr(PipesContext, "_capture_timeout", 0.1)
     monkeypatch.setattr(StreamCapture, "start", lambda self: None)
     monkeypatch.setattr(StreamCapture, "stop", stop)

@@ -73,7 +73,7 @@ def fork(closed: list[str], told: list[int]) -> Iterator[ForkGuard]:
     end_watching(guard)
     enter(guard, was_guarded=False, close=lambda: None)
     signal.signal(signal.SIGTERM, before)
-    assert not open_fds() - descriptors
+    assert open_fds() == descriptors
     assert signal.set_wakeup_fd(-1) == -1
 
 

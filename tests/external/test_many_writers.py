@@ -1,9 +1,8 @@
 """Many processes that open pipes on one file, as a stock host's workers do.
 
-How long whoever waits for the others does so as it is shipped is looked at beside a writer
-that is stopped. Beside those that work their patience has no end: one that a busy machine
-keeps from its write for longer than any patience is past has others write out of turn, and
-then no layout is promised.
+How long they wait for each other, as shipped, is looked at beside a writer that is stopped.
+Beside those that work they are as patient as the tests: where a busy machine keeps one in its
+write for longer than they wait, the others write out of turn, and then no layout is promised.
 """
 
 from __future__ import annotations

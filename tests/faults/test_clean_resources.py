@@ -75,8 +75,9 @@ def _threads_of_others() -> None:
 
 
 def _threads() -> list[threading.Thread]:
-    """Those of this library."""
-    return [each for each in threading.enumerate() if each.name.startswith("asyncpipes")]
+    """Those of this library, but for those that stay."""
+    threads = set(threading.enumerate()) - _stuck
+    return [each for each in threads if each.name.startswith("asyncpipes")]
 
 
 # Sessions with both ends in this process, each to its own end.
@@ -432,13 +433,14 @@ async def settled(
 async def at_rest() -> Resources:
     """What is held, of which nothing goes away any more: a measure for what comes after."""
     # The outbox's lets a context be left before it is quite gone, with all that it refers to.
-    await asyncio.to_thread(_join, set(_threads()) - _stuck)
-    now = held()
-    while True:
+    await asyncio.to_thread(_join, _threads())
+    now, ends = held(), time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
         await asyncio.sleep(0.02)
         before, now = now, held()
         if now == before:
             return now
+    raise AssertionError("what is held goes on changing")
 
 
 def no_more(now: Resources, before: Resources) -> bool:
