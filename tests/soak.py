@@ -135,16 +135,17 @@ def properties(options: argparse.Namespace) -> Figure:
     )
 
 
+def counted(what: str, done: Done) -> Figure:
+    """Tests that ran once."""
+    passed = done.counts().get("passed", 0)
+    failures = done.failures
+    return Figure(what, f"{passed:,} tests", str(failures), bool(failures) or not passed)
+
+
 def long_tests(options: argparse.Namespace) -> Figure:
     command = ["-m", "pytest", "-q", "-m", "soak and not mutant", "tests"]
-    done = run(command, options.minutes * 60 / 12)
-    passed = done.counts().get("passed", 0)
-    return Figure(
-        "500 x 100 KB and 5 x 1 MB to our host, 20 times (`-m soak`)",
-        f"{passed} tests",
-        str(done.failures),
-        bool(done.failures) or not passed,
-    )
+    what = "500 x 100 KB and 5 x 1 MB to our host, 20 times (`-m soak`)"
+    return counted(what, run(command, options.minutes * 60 / 12))
 
 
 def loss(options: argparse.Namespace) -> Figure:
@@ -174,14 +175,8 @@ def late(options: argparse.Namespace) -> Figure:
     # Not -q, which leaves out the seed.
     command = ["-m", "pytest", "-p", "tests.late", "-p", "no:cacheprovider"]
     command += ["-m", "not mutant and not ui and not soak", "-n", "auto", "--dist", "loadfile"]
-    done = run([*command, *LATE], options.minutes * 60 / 3)
-    passed = done.counts().get("passed", 0)
-    return Figure(
-        "the tests with every loop and worker thread late now and then (`-p tests.late`)",
-        f"{passed:,} tests",
-        str(done.failures),
-        bool(done.failures) or not passed,
-    )
+    what = "the tests with every loop and worker thread late now and then (`-p tests.late`)"
+    return counted(what, run([*command, *LATE], options.minutes * 60 / 3))
 
 
 def repeated(options: argparse.Namespace) -> Figure:
