@@ -25,7 +25,7 @@ class Guarantees:
             The call that reports a result waits for that, on an event loop's thread too:
             for what was reported before it, and then for its own write. So a write takes
             a system call's time and not a network's, and waits for other writers for a
-            bounded time at most: at a file, ``file_writer.LOCK_SECONDS``.
+            bounded time at most: at a file, 5 s (``file_writer.LOCK_SECONDS``).
         acknowledged: the other end has confirmed them.
         durable: they survive a crash of the host.
     """

@@ -357,6 +357,25 @@ def test_each_has_the_whole_patience_from_its_turn_on(monkeypatch: pytest.Monkey
     assert printed_before == [0, 1, 2], "none of them begins to count while others print"
 
 
+def test_endings_that_were_not_printed_are_an_output_that_has_stalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from asyncpipes.cli import jobs, running
+    from asyncpipes.cli.display import Display
+    from asyncpipes.cli.jobs_file import Job
+    from asyncpipes.cli.jobs_view import PrintedJobs
+
+    async def stalled(self: running.Interrupts, call: object) -> bool:
+        return False
+
+    monkeypatch.setattr(running.Interrupts, "printing", stalled)
+    job = Job("one", running.Script([sys.executable, "-c", "pass"]))
+    shown = PrintedJobs([job], Display("lines", "DEBUG"))
+    asyncio.run(jobs._run_all([job], 1, running.Request(), shown, running.Interrupts()))
+    assert job.state == "failed"
+    assert shown.error == "it has stalled"
+
+
 def test_a_second_signal_cuts_off_who_is_slow() -> None:
     from asyncpipes.cli.running import _Running
     from asyncpipes.host.subscription import Subscription

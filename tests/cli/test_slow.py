@@ -149,6 +149,7 @@ def test_a_reader_that_takes_nothing_until_the_timeout(here: Path, more: list[st
             assert process.stdout is not None
         if (here / "done").exists():
             break
+    assert (here / "done").exists()
     assert "--timeout passed, and not all events have been taken" in err
     if more:
         rows = [json.loads(line) for line in (here / "run.jsonl").read_text().splitlines()]
